@@ -1,0 +1,47 @@
+//! The backward pass, and the check that exactly the trainable parameters got finite gradients.
+
+use super::params::ParamStore;
+use crate::{Error, Result};
+use candle_core::Tensor;
+use std::collections::BTreeMap;
+
+/// Gradients by parameter name; each has the shape of its parameter.
+pub type Gradients = BTreeMap<String, Tensor>;
+
+/// candle walks the graph by recursion, as deep as the network is long.
+const STACK_BYTES: usize = 256 << 20;
+
+/// Gradients of the scalar `loss` with respect to every trainable parameter of `params`; drops the graph.
+///
+/// # Errors
+/// If a trainable parameter has no gradient, a frozen one has one, or a value is NaN or infinite: the message names it.
+pub fn backward(loss: Tensor, params: &ParamStore) -> Result<Gradients> {
+    std::thread::scope(|scope| {
+        let work =
+            std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, move || collect(loss, params));
+        let work = work.map_err(|e| Error::Numeric(format!("cannot start a thread for the backward pass: {e}")))?;
+        work.join().unwrap_or_else(|_| Err(Error::Numeric("the backward pass panicked".into())))
+    })
+}
+
+fn collect(loss: Tensor, params: &ParamStore) -> Result<Gradients> {
+    let mut store = loss.backward()?;
+    drop(loss);
+    let mut gradients = Gradients::new();
+    for (name, var) in params.vars() {
+        let gradient = store.remove(var.as_tensor());
+        let gradient = gradient.ok_or_else(|| Error::Numeric(format!("{name} is trainable but got no gradient")))?;
+        if !gradient.sqr()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
+            return Err(Error::Numeric(format!(
+                "the gradient of {name} is not finite; lower the learning rate or check the model for NaN"
+            )));
+        }
+        gradients.insert(name.clone(), gradient);
+    }
+    for (name, tensor) in params.tensors() {
+        if !params.vars().contains_key(name) && store.get(tensor).is_some() {
+            return Err(Error::Numeric(format!("{name} is frozen but got a gradient")));
+        }
+    }
+    Ok(gradients)
+}

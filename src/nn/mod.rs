@@ -1,0 +1,25 @@
+//! Differentiable layers that know which of their weights are frozen.
+//!
+//! Every op works on `f32` tensors in row-major (NCHW or `(batch, tokens, features)`) order. Whether an operand needs a
+//! gradient is asked of the operand itself (`Tensor::track_op`): a plain tensor is frozen and costs nothing, a `Var`'s
+//! tensor is trainable. Nothing here knows Stable Diffusion.
+
+mod activation;
+mod attention;
+mod backward;
+mod conv2d;
+mod group_norm;
+mod layer_norm;
+mod linear;
+mod params;
+mod upsample;
+
+pub use activation::{geglu, gelu, quick_gelu, silu};
+pub use attention::attention;
+pub use backward::{Gradients, backward};
+pub use conv2d::{Conv2d, conv2d};
+pub use group_norm::{GroupNorm, group_norm};
+pub use layer_norm::{LayerNorm, layer_norm};
+pub use linear::{Linear, linear};
+pub use params::{LoadReport, ParamPath, ParamStore};
+pub use upsample::upsample_nearest2x;

@@ -1,0 +1,202 @@
+//! Parameters by checkpoint name: which are frozen, which are trainable, and whether a load was clean.
+
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor, Var};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The parameters of one network, by their name in the checkpoint.
+///
+/// A frozen parameter is a plain tensor; a trainable one is a [`Var`], whose tensor the layers hold. Networks built from
+/// [`ParamStore::detached`] share the storage of both and never record a graph: they see every update.
+#[derive(Clone, Default)]
+pub struct ParamStore {
+    tensors: BTreeMap<String, Tensor>,
+    vars: BTreeMap<String, Var>,
+    /// Names whose value may change while a network exists; layers must not keep a packed form of these.
+    mutable: BTreeSet<String>,
+}
+
+impl ParamStore {
+    /// A store in which every parameter is frozen. Tensors are expected in `f32`.
+    pub fn new(tensors: BTreeMap<String, Tensor>) -> Self {
+        Self { tensors, ..Self::default() }
+    }
+
+    /// Makes the named parameters trainable (copies each into a [`Var`]); networks must be built after this.
+    ///
+    /// # Errors
+    /// If a name is not in the store.
+    pub fn make_trainable<S: AsRef<str>>(&mut self, names: impl IntoIterator<Item = S>) -> Result<()> {
+        for name in names {
+            let name = name.as_ref();
+            let tensor = self.get(name)?;
+            let var = Var::from_tensor(tensor)?;
+            self.tensors.insert(name.to_string(), var.as_tensor().clone());
+            self.vars.insert(name.to_string(), var);
+            self.mutable.insert(name.to_string());
+        }
+        Ok(())
+    }
+
+    /// The same storage, with nothing trainable: what sampling and teachers use.
+    pub fn detached(&self) -> Self {
+        let tensors = self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.detach())).collect();
+        Self { tensors, vars: BTreeMap::new(), mutable: self.mutable.clone() }
+    }
+
+    /// A store with copies of the trainable parameters as they are now, everything else shared; nothing is trainable.
+    pub fn frozen_copy(&self) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        for (name, tensor) in &self.tensors {
+            let tensor = tensor.detach();
+            tensors.insert(name.clone(), if self.mutable.contains(name) { tensor.copy()? } else { tensor });
+        }
+        Ok(Self::new(tensors))
+    }
+
+    /// The tensor of this name.
+    pub fn get(&self, name: &str) -> Result<&Tensor> {
+        self.tensors.get(name).ok_or_else(|| Error::Weights(format!("no parameter is named {name}")))
+    }
+
+    /// Every parameter, in order of name.
+    pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
+        &self.tensors
+    }
+
+    /// The trainable parameters, in order of name.
+    pub fn vars(&self) -> &BTreeMap<String, Var> {
+        &self.vars
+    }
+
+    /// Starts building a network from these parameters.
+    pub fn loader(&self) -> Loader<'_> {
+        Loader { store: self, used: RefCell::default(), problems: RefCell::default(), ignored: Vec::new() }
+    }
+}
+
+/// Hands parameters to layers and remembers what was asked for.
+pub struct Loader<'a> {
+    store: &'a ParamStore,
+    used: RefCell<BTreeSet<String>>,
+    problems: RefCell<LoadReport>,
+    ignored: Vec<&'static str>,
+}
+
+/// What a load found. Only a clean one may be used.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct LoadReport {
+    /// How many tensors a layer took.
+    pub applied: usize,
+    /// Names that the network needs and the file lacks.
+    pub missing: Vec<String>,
+    /// Names in the file that no layer asked for.
+    pub unused: Vec<String>,
+    /// Names whose shape is not what the config implies, with both shapes.
+    pub mismatched: Vec<String>,
+}
+
+impl LoadReport {
+    /// Whether every tensor found its place.
+    pub fn is_clean(&self) -> bool {
+        self.missing.is_empty() && self.unused.is_empty() && self.mismatched.is_empty()
+    }
+}
+
+impl std::fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} tensors applied", self.applied)?;
+        for (what, names) in [("missing", &self.missing), ("unused", &self.unused), ("mismatched", &self.mismatched)] {
+            if !names.is_empty() {
+                let more = if names.len() > 8 { format!(", and {} more", names.len() - 8) } else { String::new() };
+                let shown: Vec<_> = names.iter().take(8).map(String::as_str).collect();
+                write!(f, "; {} {what}: {}{more}", names.len(), shown.join(", "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Loader<'a> {
+    /// Names with this ending may stand in the file unused (buffers such as `position_ids`).
+    pub fn ignoring(mut self, ending: &'static str) -> Self {
+        self.ignored.push(ending);
+        self
+    }
+
+    /// The path from which a network's own names start.
+    pub fn root(&'a self) -> ParamPath<'a> {
+        ParamPath { loader: self, prefix: String::new() }
+    }
+
+    /// What was found so far.
+    pub fn report(&self) -> LoadReport {
+        let used = self.used.borrow();
+        let mut report = self.problems.borrow().clone();
+        report.applied = used.len();
+        let ignored = |name: &str| self.ignored.iter().any(|ending| name.ends_with(ending));
+        let unused = self.store.tensors.keys().filter(|name| !used.contains(*name) && !ignored(name));
+        report.unused = unused.cloned().collect();
+        report
+    }
+
+    /// Ends the load.
+    ///
+    /// # Errors
+    /// Unless the load is clean; `what` (a file, a component) begins the message, which names the tensors.
+    pub fn finish(&self, what: impl std::fmt::Display) -> Result<LoadReport> {
+        let report = self.report();
+        if report.is_clean() {
+            return Ok(report);
+        }
+        Err(Error::Weights(format!(
+            "{what}: the weights do not fit the config: {report}. Check that both come from the same model."
+        )))
+    }
+}
+
+/// A place in the checkpoint's tree of names; mirrors PyTorch's module path.
+#[derive(Clone)]
+pub struct ParamPath<'a> {
+    loader: &'a Loader<'a>,
+    prefix: String,
+}
+
+impl ParamPath<'_> {
+    /// The path one level (or several, with dots) further down.
+    pub fn pp(&self, name: impl std::fmt::Display) -> Self {
+        Self { loader: self.loader, prefix: self.name(name) }
+    }
+
+    /// The full name of a tensor here.
+    pub fn name(&self, name: impl std::fmt::Display) -> String {
+        if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
+    }
+
+    /// Whether the checkpoint has this tensor.
+    pub fn contains(&self, name: &str) -> bool {
+        self.loader.store.tensors.contains_key(&self.name(name))
+    }
+
+    /// Whether this tensor keeps its value for the life of the network, so that a packed form of it may be kept.
+    pub fn is_constant(&self, name: &str) -> bool {
+        !self.loader.store.mutable.contains(&self.name(name))
+    }
+
+    /// The tensor of this name; what is missing or misshapen is remembered for [`Loader::finish`] and replaced by zeros.
+    pub fn get(&self, shape: &[usize], name: &str) -> Result<Tensor> {
+        let name = self.name(name);
+        let Some(tensor) = self.loader.store.tensors.get(&name) else {
+            self.loader.problems.borrow_mut().missing.push(name);
+            return Ok(Tensor::zeros(shape, DType::F32, &Device::Cpu)?);
+        };
+        self.loader.used.borrow_mut().insert(name.clone());
+        if tensor.dims() != shape {
+            let found = format!("{name} is {:?} where the config implies {shape:?}", tensor.dims());
+            self.loader.problems.borrow_mut().mismatched.push(found);
+            return Ok(Tensor::zeros(shape, DType::F32, tensor.device())?);
+        }
+        Ok(tensor.clone())
+    }
+}

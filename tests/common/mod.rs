@@ -1,0 +1,50 @@
+//! What the golden tests share.
+#![allow(dead_code)]
+
+use candle_core::{DType, Device, Tensor};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+/// A path below `tests/fixtures`.
+pub fn fixture(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
+}
+
+/// A path below the repository's root.
+pub fn repository(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The arrays of `tests/fixtures/goldens/NAME.safetensors`.
+pub fn goldens(name: &str) -> HashMap<String, Tensor> {
+    let path = fixture(&format!("goldens/{name}.safetensors"));
+    candle_core::safetensors::load(path, &Device::Cpu).expect("golden arrays")
+}
+
+/// The facts of `tests/fixtures/goldens/NAME.json`.
+pub fn facts(name: &str) -> serde_json::Value {
+    let text = std::fs::read_to_string(fixture(&format!("goldens/{name}.json"))).expect("golden facts");
+    serde_json::from_str(&text).expect("golden facts are JSON")
+}
+
+/// The tensors of a safetensors file in f32, by name.
+pub fn tensors(path: PathBuf) -> BTreeMap<String, Tensor> {
+    let loaded = candle_core::safetensors::load(path, &Device::Cpu).expect("weights");
+    loaded.into_iter().map(|(name, t)| (name, t.to_dtype(DType::F32).expect("f32"))).collect()
+}
+
+/// Largest and mean absolute difference.
+pub fn difference(a: &Tensor, b: &Tensor) -> (f32, f32) {
+    assert_eq!(a.dims(), b.dims());
+    let d = (a - b).and_then(|d| d.abs()).and_then(|d| d.flatten_all()).expect("same shape");
+    assert!(d.sum_all().and_then(|s| s.to_scalar::<f32>()).expect("sum").is_finite(), "not finite");
+    let get = |t: candle_core::Result<Tensor>| t.and_then(|t| t.to_scalar::<f32>()).expect("scalar");
+    (get(d.max(0)), get(d.mean_all()))
+}
+
+/// Asserts that the largest absolute difference is at most `tolerance`.
+pub fn assert_close(what: &str, ours: &Tensor, golden: &Tensor, tolerance: f32) {
+    let (max, mean) = difference(ours, golden);
+    println!("{what}: max {max:.2e} mean {mean:.2e}");
+    assert!(max <= tolerance, "{what}: max difference {max:e} > {tolerance:e}");
+}
