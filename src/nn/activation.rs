@@ -28,9 +28,15 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
 ///
 /// # Shape
 /// `(.., 2 d)` -> `(.., d)`.
+///
+/// # Errors
+/// If the last dimension is odd.
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
     let last = x.dim(D::Minus1)?;
-    if fused(&[x]) && last > 0 && last % 2 == 0 {
+    if last % 2 == 1 {
+        return Err(candle_core::Error::msg(format!("geglu needs an even number of features, not {last}")).into());
+    }
+    if fused(&[x]) && last > 0 {
         return Ok(x.contiguous()?.apply_op1(Geglu)?);
     }
     let half = last / 2;
@@ -126,5 +132,45 @@ impl CustomOp1 for Geglu {
             kernel::geglu_grad(&values[i * size..][..dx.len()], &dy[i * size / 2..][..dx.len() / 2], half, dx);
         });
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::kernels::testing::compare;
+    use candle_core::Device;
+
+    #[test]
+    fn functions_and_slopes_match_the_composites() {
+        for shape in [&[1usize, 1] as &[usize], &[2, 3, 7], &[5, 31], &[3, 20_001]] {
+            for op in [Pointwise::Silu, Pointwise::Gelu, Pointwise::QuickGelu] {
+                let name = CustomOp1::name(&op);
+                compare(name, &[shape], 1e-6, &|x| pointwise(op, &(&x[0] * 3.0)?));
+            }
+        }
+        compare("silu of a view", &[&[3, 5, 4]], 1e-6, &|x| silu(&x[0].transpose(0, 2)?));
+    }
+
+    #[test]
+    fn geglu_matches_the_composite() {
+        for shape in [&[1usize, 2] as &[usize], &[2, 3, 14], &[5, 62], &[40, 2000]] {
+            compare("geglu", &[shape], 1e-6, &|x| geglu(&x[0]));
+        }
+        compare("geglu of a view", &[&[3, 8, 5]], 1e-6, &|x| geglu(&x[0].transpose(1, 2)?));
+        let odd = Tensor::zeros((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
+        assert!(geglu(&odd).is_err());
+    }
+
+    #[test]
+    fn extremes_stay_finite_and_nan_stays_nan() {
+        let x = Tensor::new(&[-1e30f32, -200.0, -90.0, 0.0, 90.0, 1e30], &Device::Cpu).unwrap();
+        for op in [Pointwise::Silu, Pointwise::Gelu, Pointwise::QuickGelu] {
+            let y: Vec<f32> = pointwise(op, &x).unwrap().to_vec1().unwrap();
+            assert!(y[..3].iter().all(|y| y.abs() < 1e-6), "{op:?}: {y:?}");
+            assert_eq!(y[3..], [0.0, 90.0, 1e30], "{op:?}");
+            let nan = Tensor::new(&[f32::NAN], &Device::Cpu).unwrap();
+            assert!(pointwise(op, &nan).unwrap().to_vec1::<f32>().unwrap()[0].is_nan(), "{op:?}");
+        }
     }
 }

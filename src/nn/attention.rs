@@ -92,3 +92,51 @@ impl CustomOp3 for Attention {
         Ok((tensor(q, dq)?, tensor(k, dk)?, tensor(v, dv)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::kernels::testing::compare;
+
+    fn check(batch: usize, s: usize, t: usize, heads: usize, d: usize, causal: bool) {
+        let (q, k): (&[usize], &[usize]) = (&[batch, s, heads * d], &[batch, t, heads * d]);
+        let name = if causal { "causal attention" } else { "attention" };
+        compare(name, &[q, k, k], 5e-6, &|x| attention(&x[0], &x[1], &x[2], heads, causal));
+    }
+
+    #[test]
+    fn matches_the_composite_on_small_and_odd_sizes() {
+        for (batch, s, t, heads, d) in
+            [(1, 1, 1, 1, 1), (2, 3, 5, 2, 4), (5, 17, 33, 3, 7), (1, 64, 77, 4, 16), (2, 130, 32, 4, 24)]
+        {
+            check(batch, s, t, heads, d, false);
+        }
+    }
+
+    #[test]
+    fn matches_the_composite_over_several_tiles_of_queries_and_keys() {
+        check(1, 300, 1100, 1, 8, false);
+        check(1, 140, 2100, 2, 5, false);
+    }
+
+    #[test]
+    fn causal_sees_no_later_key() {
+        check(2, 77, 77, 4, 16, true);
+        check(1, 5, 5, 1, 3, true);
+        check(1, 700, 700, 1, 8, true);
+    }
+
+    #[test]
+    fn large_scores_do_not_overflow() {
+        compare("attention", &[&[1, 9, 8], &[1, 600, 8], &[1, 600, 8]], 1e-4, &|x| {
+            attention(&(&x[0] * 40.0)?, &x[1], &x[2], 2, false)
+        });
+    }
+
+    #[test]
+    fn reads_views_that_are_not_contiguous() {
+        compare("attention", &[&[2, 8, 6], &[2, 5, 16], &[8, 2, 5]], 5e-6, &|x| {
+            attention(&x[0].transpose(1, 2)?, &x[1].narrow(2, 4, 8)?, &x[2].permute((1, 2, 0))?, 2, false)
+        });
+    }
+}

@@ -154,3 +154,37 @@ impl CustomOp3 for Normalise {
         Ok((dx, dw, db))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::kernels::testing::compare;
+
+    #[test]
+    fn matches_the_composite() {
+        for (batch, channels, groups, side) in [(1, 4, 2, 3), (2, 6, 3, 5), (5, 8, 8, 4), (1, 32, 1, 7), (2, 64, 32, 1)]
+        {
+            let shapes: [&[usize]; 3] = [&[batch, channels, side, side + 1], &[channels], &[channels]];
+            for silu in [false, true] {
+                compare("group_norm", &shapes, 5e-6, &|x| group_norm(&x[0], &x[1], &x[2], groups, 1e-5, silu));
+            }
+        }
+    }
+
+    #[test]
+    fn long_groups_and_views() {
+        compare("group_norm", &[&[1, 4, 61, 67], &[4], &[4]], 5e-6, &|x| {
+            group_norm(&x[0], &x[1], &x[2], 2, 1e-5, true)
+        });
+        compare("group_norm of a view", &[&[2, 3, 4, 6], &[6], &[6]], 5e-6, &|x| {
+            group_norm(&x[0].transpose(1, 3)?, &x[1], &x[2], 2, 1e-5, true)
+        });
+    }
+
+    #[test]
+    fn a_large_mean_costs_no_precision() {
+        compare("group_norm", &[&[2, 4, 40, 40], &[4], &[4]], 1e-3, &|x| {
+            group_norm(&((&x[0] * 0.01)? + 10.0)?, &x[1], &x[2], 2, 1e-5, false)
+        });
+    }
+}

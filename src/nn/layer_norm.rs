@@ -125,3 +125,27 @@ impl CustomOp3 for Normalise {
         Ok((dx.transpose()?, dw, db))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::kernels::testing::compare;
+
+    #[test]
+    fn matches_the_composite() {
+        for (rows, features) in [(1, 3), (2, 16), (5, 33), (700, 129), (9, 1280)] {
+            let shapes: [&[usize]; 3] = [&[1, rows, features], &[features], &[features]];
+            compare("layer_norm", &shapes, 5e-6, &|x| layer_norm(&x[0], &x[1], &x[2], 1e-5));
+        }
+        compare("layer_norm of a view", &[&[2, 6, 5], &[6], &[6]], 5e-6, &|x| {
+            layer_norm(&x[0].transpose(1, 2)?, &x[1], &x[2], 1e-5)
+        });
+    }
+
+    #[test]
+    fn a_large_mean_costs_no_precision() {
+        compare("layer_norm", &[&[3, 64], &[64], &[64]], 2e-3, &|x| {
+            layer_norm(&((&x[0] * 0.01)? + 10.0)?, &x[1], &x[2], 1e-5)
+        });
+    }
+}

@@ -164,3 +164,32 @@ impl CustomOp3 for Product {
         Ok((dx, dw, db))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::kernels::testing::compare;
+
+    #[test]
+    fn matches_the_composite_with_and_without_bias() {
+        for (rows, inputs, outputs) in [(1, 1, 1), (2, 3, 5), (5, 17, 33), (77, 64, 48), (1030, 40, 129), (3, 300, 700)]
+        {
+            let x: &[usize] = &[1, rows, inputs];
+            let (weight, bias): (&[usize], &[usize]) = (&[outputs, inputs], &[outputs]);
+            compare("linear", &[x, weight, bias], 2e-6, &|x| linear(&x[0], &x[1], Some(&x[2])));
+            compare("linear without bias", &[x, weight], 2e-6, &|x| linear(&x[0], &x[1], None));
+        }
+    }
+
+    #[test]
+    fn reads_views_that_are_not_contiguous() {
+        compare("linear", &[&[2, 7, 9], &[7, 4], &[8]], 2e-6, &|x| {
+            linear(&x[0].transpose(1, 2)?, &x[1].t()?, Some(&x[2].narrow(0, 3, 4)?))
+        });
+    }
+
+    #[test]
+    fn long_weight_gradients_are_cut_and_summed() {
+        compare("linear", &[&[4100, 24], &[20, 24], &[20]], 4e-6, &|x| linear(&x[0], &x[1], Some(&x[2])));
+    }
+}

@@ -9,3 +9,5 @@ pub mod norm;
 pub mod parallel;
 pub mod simd;
 pub mod storage;
+#[cfg(test)]
+pub mod testing;
