@@ -24,7 +24,7 @@ pub fn resolve(name: &str) -> Result<ModelFiles> {
         return Ok(demo());
     }
     let path = Path::new(name);
-    let problem = if path.join("model_index.json").is_file() {
+    let problem = if !name.is_empty() && path.join("model_index.json").is_file() {
         return Ok(ModelFiles::Folder(path.to_path_buf()));
     } else if path.is_dir() {
         "is a folder without a model_index.json".to_string()
