@@ -126,7 +126,8 @@ fn sweep(parent: &Path, name: &str) -> Result<()> {
         let Some(file_name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         let pid = |prefix: &str| file_name.strip_prefix(prefix).and_then(|pid| pid.parse::<u32>().ok());
         let is_folder = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
-        let stale = |pid: u32| is_folder && !is_alive(pid, &path);
+        let writer = |pid: u32| parent.join(format!("{partial}{pid}"));
+        let stale = |pid: u32| is_folder && !is_alive(pid, &writer(pid));
         if pid(&partial).is_some_and(stale) {
             fs::remove_dir_all(&path).map_err(Error::io(&path))?;
         } else if pid(&old).is_some_and(stale) {
@@ -140,11 +141,10 @@ fn sweep(parent: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether the process that made this folder may still be writing. Where it cannot be known, it may.
-fn is_alive(pid: u32, folder: &Path) -> bool {
+/// Whether the process of this number may still be writing `temporary`. Where it cannot be known, it may.
+fn is_alive(pid: u32, temporary: &Path) -> bool {
     if pid == std::process::id() {
-        let name = folder.to_string_lossy().replacen(".old-", ".partial-", 1);
-        return live(|live| live.contains(Path::new(&name)));
+        return live(|live| live.contains(temporary));
     }
     !Path::new("/proc/self").exists() || Path::new(&format!("/proc/{pid}")).exists()
 }
