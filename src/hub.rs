@@ -1,1 +1,69 @@
-//! (being written)
+//! A model's name to its files.
+
+mod demo;
+
+use crate::checkpoint::ModelFiles;
+use crate::{Error, Result};
+use std::path::Path;
+
+/// What [`resolve`] accepts, for the end of a message.
+const ACCEPTED: &str = "a model is either \"demo\" (the small model in this program) or a folder in diffusers' layout (with \
+                        a model_index.json)";
+
+/// The small model that is part of the program.
+pub fn demo() -> ModelFiles {
+    ModelFiles::Embedded { name: "demo", files: demo::FILES }
+}
+
+/// The files of a model: `demo`, or a folder in diffusers' layout. (A folder that is itself called `demo` is `./demo`.)
+///
+/// # Errors
+/// For anything else, [`Error::Usage`] says what is accepted.
+pub fn resolve(name: &str) -> Result<ModelFiles> {
+    if name == "demo" {
+        return Ok(demo());
+    }
+    let path = Path::new(name);
+    let problem = if !name.is_empty() && path.join("model_index.json").is_file() {
+        return Ok(ModelFiles::Folder(path.to_path_buf()));
+    } else if path.is_dir() {
+        "is a folder without a model_index.json".to_string()
+    } else if path.exists() {
+        "is a single file; convert it with diffusers (from_single_file, then save_pretrained) and name the folder"
+            .to_string()
+    } else if is_like_demo(name) {
+        "is not there; did you mean \"demo\"?".to_string()
+    } else if is_hub_id(name) {
+        let folder = name.rsplit('/').next().unwrap_or(name);
+        format!(
+            "is not there. If it is a model on the Hugging Face Hub: nothing is downloaded for now, so run \
+             `hf download {name} --local-dir {folder}` and pass {folder}"
+        )
+    } else {
+        "is not there".to_string()
+    };
+    Err(Error::usage(format!("--model {name:?} {problem}; {ACCEPTED}")))
+}
+
+/// `owner/name`, as the Hub spells it.
+fn is_hub_id(name: &str) -> bool {
+    let part = |part: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(allowed)
+    };
+    name.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
+}
+
+/// Whether someone may have meant `demo`: other case, one letter too many, too few or wrong, or two swapped.
+fn is_like_demo(name: &str) -> bool {
+    let name = name.trim().trim_end_matches('/').to_lowercase();
+    let (name, demo): (Vec<char>, Vec<char>) = (name.chars().collect(), "demo".chars().collect());
+    let prefix = name.iter().zip(&demo).take_while(|(a, b)| a == b).count();
+    let suffix = name.iter().rev().zip(demo.iter().rev()).take_while(|(a, b)| a == b).count();
+    let length = name.len().max(demo.len());
+    let mut sorted = (name.clone(), demo.clone());
+    sorted.0.sort_unstable();
+    sorted.1.sort_unstable();
+    let swapped = sorted.0 == sorted.1 && prefix + suffix + 2 >= length;
+    (name.len().abs_diff(demo.len()) <= 1 && prefix + suffix + 1 >= length) || swapped
+}

@@ -1,1 +1,23 @@
-//! (being written)
+//! Files to named tensors and back: a diffusers folder (or one embedded in the program) is read, checked, and written
+//! whole or not at all.
+
+mod dtype;
+mod files;
+mod hash;
+mod malformed;
+mod output_folder;
+mod read;
+mod save;
+mod weights;
+mod write;
+
+pub use files::{Inventory, ModelFiles};
+pub use hash::{base_sha256, sha256_file, sha256_hex};
+pub use output_folder::OutputFolder;
+pub use read::{Component, load_tensors};
+pub use save::save_edited;
+pub use weights::WeightFiles;
+pub use write::{write_file_atomic, write_safetensors};
+
+/// The canonical name of a UNet's weights in a diffusers folder; variants and shards are found from it.
+pub const UNET_WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";

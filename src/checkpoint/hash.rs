@@ -1,0 +1,48 @@
+//! SHA-256 of files and of whole models.
+
+use super::files::ModelFiles;
+use crate::{Error, Result};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+use std::path::Path;
+
+/// SHA-256 as 64 lower-case hexadecimal digits.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// SHA-256 of a file's content, read piece by piece.
+pub fn sha256_file(path: impl AsRef<Path>) -> Result<String> {
+    let path = path.as_ref();
+    let mut file = std::fs::File::open(path).map_err(Error::io(path))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match std::io::Read::read(&mut file, &mut buffer).map_err(Error::io(path))? {
+            0 => return Ok(hex(&hasher.finalize())),
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+}
+
+/// The hash of a whole model: SHA-256 over one line `PATH\0HASH\n` for each file of [`ModelFiles::list`], in order of
+/// path, where PATH is relative with `/` and HASH is the SHA-256 of the file as 64 lower-case hexadecimal digits.
+pub fn base_sha256(files: &ModelFiles) -> Result<String> {
+    let list = files.list()?;
+    let hashes: Result<Vec<String>> = list
+        .par_iter()
+        .map(|rel| match files {
+            ModelFiles::Folder(root) => sha256_file(root.join(rel)),
+            ModelFiles::Embedded { .. } => Ok(sha256_hex(&files.read(rel)?)),
+        })
+        .collect();
+    let mut lines = String::new();
+    for (rel, hash) in list.iter().zip(hashes?) {
+        lines.push_str(&format!("{rel}\0{hash}\n"));
+    }
+    Ok(sha256_hex(lines.as_bytes()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

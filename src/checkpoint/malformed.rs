@@ -1,0 +1,71 @@
+//! What is wrong with a file that should hold weights, in words that say what to do.
+
+use safetensors::{SafeTensorError, SafeTensors};
+
+pub(super) const LFS_POINTER: &str = "a Git-LFS pointer stands in place of the file; run `git lfs pull` in the model's \
+                                      folder, or download the file itself";
+
+/// Whether these bytes are what Git leaves where LFS should have put a file.
+pub(super) fn is_lfs_pointer(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"version https://git-lfs")
+}
+
+/// Parses a safetensors file, or says what the bytes are instead.
+pub(super) fn parse(bytes: &[u8]) -> Result<SafeTensors<'_>, String> {
+    if let Some(what) = not_weights(bytes) {
+        return Err(what);
+    }
+    SafeTensors::deserialize(bytes).map_err(|e| explain(bytes, &e))
+}
+
+/// What a file is that is certainly no safetensors file.
+fn not_weights(bytes: &[u8]) -> Option<String> {
+    let start = bytes[..bytes.len().min(256)].trim_ascii_start().to_ascii_lowercase();
+    if bytes.is_empty() {
+        Some("the file is empty; download it again".into())
+    } else if is_lfs_pointer(bytes) {
+        Some(LFS_POINTER.into())
+    } else if start.starts_with(b"<!doctype") || start.starts_with(b"<html") || start.starts_with(b"<?xml") {
+        Some(
+            "an HTML page instead of weights; the download was answered by a web page (a login or an error?), download \
+             the file itself"
+                .into(),
+        )
+    } else if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02") {
+        Some("a PyTorch pickle, not safetensors; convert it with save_pretrained(..., safe_serialization=True)".into())
+    } else if bytes.len() < 8 {
+        Some(format!("truncated: {} bytes are no safetensors file; download it again", bytes.len()))
+    } else {
+        None
+    }
+}
+
+fn explain(bytes: &[u8], e: &SafeTensorError) -> String {
+    let header_bytes = u64::from_le_bytes(bytes[..8].try_into().unwrap_or_default());
+    let present = bytes.len() as u64 - 8;
+    match e {
+        SafeTensorError::InvalidHeaderLength => format!(
+            "truncated: the header should have {header_bytes} bytes, but only {present} are there; download it again"
+        ),
+        SafeTensorError::MetadataIncompleteBuffer => {
+            let found = present.saturating_sub(header_bytes);
+            match data_bytes(&bytes[8..], header_bytes) {
+                Some(expected) if found < expected => format!(
+                    "truncated: the tensors should have {expected} bytes, but only {found} are there; download it again"
+                ),
+                _ => format!("the file does not end where its tensors end ({found} bytes of data); download it again"),
+            }
+        }
+        SafeTensorError::HeaderTooLarge | SafeTensorError::InvalidHeader(_) => {
+            format!("not a safetensors file ({e}); check that this is the file meant, or download it again")
+        }
+        e => format!("a broken safetensors header ({e}); download it again"),
+    }
+}
+
+/// How many bytes of tensors the header promises.
+fn data_bytes(after_length: &[u8], header_bytes: u64) -> Option<u64> {
+    let header = after_length.get(..usize::try_from(header_bytes).ok()?)?;
+    let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
+    header.values().filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64()).max()
+}

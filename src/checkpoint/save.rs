@@ -1,0 +1,101 @@
+//! The edited model as a folder: what was not edited byte for byte, the UNet in the types it came in.
+
+use super::UNET_WEIGHTS;
+use super::dtype::encode;
+use super::files::ModelFiles;
+use super::malformed::parse;
+use super::weights::WeightFiles;
+use super::write::{TensorBytes, write_file_atomic, write_tensors};
+use crate::progress::check_interrupted;
+use crate::{Error, Result};
+use candle_core::Tensor;
+use safetensors::SafeTensors;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// Writes a model whose UNet has the `changed` tensors into the existing folder `into`; returns what of the source folder
+/// was left out (see [`super::Inventory::left_out`]).
+///
+/// The UNet keeps its file names. A file with a changed tensor is rewritten: that tensor in the type it had (rounded to
+/// nearest), the others' bytes as they were, the file's metadata with `format: pt` and then `metadata` added. A shard
+/// without a changed tensor, its index, and all other files are copied.
+///
+/// # Errors
+/// If a changed tensor is not in the UNet's files, has another shape, or a value that its type cannot hold.
+pub fn save_edited(
+    files: &ModelFiles,
+    changed: &BTreeMap<String, Tensor>,
+    into: &Path,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Vec<String>> {
+    let inventory = files.inventory()?;
+    let unet = WeightFiles::find(files, UNET_WEIGHTS)?;
+    let mut written = BTreeSet::new();
+    for rel in &inventory.model {
+        check_interrupted()?;
+        let target = into.join(rel);
+        if let Some(folder) = target.parent() {
+            fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        }
+        if !unet.shards.contains(rel) || !rewrite(files, rel, changed, &target, metadata, &mut written)? {
+            copy(files, rel, &target)?;
+        }
+    }
+    match changed.keys().find(|name| !written.contains(*name)) {
+        Some(name) => Err(Error::Weights(format!("{}: has no tensor named {name}", files.describe(unet.name())))),
+        None => Ok(inventory.left_out),
+    }
+}
+
+fn copy(files: &ModelFiles, rel: &str, target: &Path) -> Result<()> {
+    match files {
+        ModelFiles::Folder(root) => {
+            let source = root.join(rel);
+            fs::copy(&source, target).map_err(|e| Error::file(&source, format!("cannot copy to {target:?}: {e}")))?;
+            Ok(())
+        }
+        ModelFiles::Embedded { .. } => write_file_atomic(target, &files.read(rel)?),
+    }
+}
+
+/// Rewrites one file of the UNet if a changed tensor is in it; says whether.
+fn rewrite(
+    files: &ModelFiles,
+    rel: &str,
+    changed: &BTreeMap<String, Tensor>,
+    target: &Path,
+    metadata: &BTreeMap<String, String>,
+    written: &mut BTreeSet<String>,
+) -> Result<bool> {
+    let source = files.map(rel)?;
+    let malformed = |what: String| Error::file(files.describe(rel), what);
+    let parsed = parse(&source).map_err(malformed)?;
+    let (_, header) = SafeTensors::read_metadata(&source).map_err(|e| malformed(e.to_string()))?;
+    let views = parsed.tensors();
+    if !views.iter().any(|(name, _)| changed.contains_key(name)) {
+        return Ok(false);
+    }
+    let mut tensors = Vec::with_capacity(views.len());
+    for (name, view) in &views {
+        let bytes = match changed.get(name) {
+            None => Cow::Borrowed(view.data()),
+            Some(tensor) if tensor.dims() != view.shape() => {
+                let (from, to) = (view.shape(), tensor.dims());
+                return Err(malformed(format!("{name} is {from:?}, but the edited tensor is {to:?}")));
+            }
+            Some(tensor) => {
+                written.insert(name.clone());
+                let bytes = encode(tensor, view.dtype()).map_err(|what| Error::Numeric(format!("{name} {what}")))?;
+                Cow::Owned(bytes)
+            }
+        };
+        tensors.push(TensorBytes { name, dtype: view.dtype(), shape: view.shape(), bytes });
+    }
+    let mut all: BTreeMap<String, String> = header.metadata().clone().unwrap_or_default().into_iter().collect();
+    all.insert("format".into(), "pt".into());
+    all.extend(metadata.clone());
+    write_tensors(target, tensors, &all)?;
+    Ok(true)
+}

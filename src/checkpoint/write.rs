@@ -1,0 +1,118 @@
+//! Safetensors and other single files, written whole or not at all, the same bytes for the same content.
+//!
+//! The writer is our own because the crate's puts `__metadata__` in random order and does not sync.
+
+use crate::{Error, Result};
+use safetensors::Dtype;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+/// One tensor to be written.
+pub(super) struct TensorBytes<'a> {
+    pub name: &'a str,
+    pub dtype: Dtype,
+    pub shape: &'a [usize],
+    /// Little-endian.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+/// Writes a safetensors file: `__metadata__` first, tensors in descending order of type and then by name (as the
+/// reference writer), the header padded with spaces to a multiple of 8 bytes.
+///
+/// Each tensor is its type, its shape and its little-endian bytes.
+///
+/// # Errors
+/// If a tensor's bytes do not fit its shape, or the file cannot be written; then nothing is at `path` that was not there.
+pub fn write_safetensors(
+    path: &Path,
+    tensors: &BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let tensors = tensors.iter().map(|(name, (dtype, shape, bytes))| {
+        let bytes = Cow::Borrowed(bytes.as_slice());
+        TensorBytes { name, dtype: *dtype, shape, bytes }
+    });
+    write_tensors(path, tensors.collect(), metadata)
+}
+
+/// As [`write_safetensors`], from borrowed bytes.
+pub(super) fn write_tensors(
+    path: &Path,
+    mut tensors: Vec<TensorBytes<'_>>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then(a.name.cmp(b.name)));
+    let header = header(path, &tensors, metadata)?;
+    atomically(path, |file| {
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(header.as_bytes())?;
+        tensors.iter().try_for_each(|tensor| file.write_all(&tensor.bytes))
+    })
+}
+
+fn header(path: &Path, tensors: &[TensorBytes<'_>], metadata: &BTreeMap<String, String>) -> Result<String> {
+    let mut entries = Vec::with_capacity(tensors.len() + 1);
+    if !metadata.is_empty() {
+        entries.push(format!("\"__metadata__\":{}", json(path, metadata)?));
+    }
+    let mut offset = 0;
+    for tensor in tensors {
+        let elements = tensor.shape.iter().try_fold(1usize, |n, dim| n.checked_mul(*dim));
+        if elements.and_then(|n| n.checked_mul(tensor.dtype.bitsize())).map(|bits| bits / 8) != Some(tensor.bytes.len())
+        {
+            let (len, shape, dtype) = (tensor.bytes.len(), tensor.shape, tensor.dtype);
+            return Err(Error::file(path, format!("{}: {len} bytes do not make {shape:?} of {dtype:?}", tensor.name)));
+        }
+        let end = offset + tensor.bytes.len();
+        entries.push(format!(
+            "{}:{{\"dtype\":{},\"shape\":{},\"data_offsets\":[{offset},{end}]}}",
+            json(path, &tensor.name)?,
+            json(path, &tensor.dtype)?,
+            json(path, &tensor.shape)?,
+        ));
+        offset = end;
+    }
+    let mut header = format!("{{{}}}", entries.join(","));
+    header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+    Ok(header)
+}
+
+fn json(path: &Path, value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::file(path, e))
+}
+
+/// Writes `bytes` to `path`: a reader sees the old file or the whole new one, never a part.
+///
+/// # Errors
+/// If it cannot be written; then what was at `path` is still there.
+pub fn write_file_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    atomically(path, |file| file.write_all(bytes))
+}
+
+/// Writes a sibling of `path`, syncs it, renames it to `path`, syncs the folder.
+fn atomically(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().ok_or_else(|| Error::file(path, "not the name of a file"))?;
+    let prefix = format!(".{}.partial-", name.to_string_lossy());
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(&prefix);
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask, as any new file
+    let temporary = builder.tempfile_in(folder).map_err(Error::io(path))?;
+    let mut buffered = std::io::BufWriter::with_capacity(1 << 20, temporary.as_file());
+    write(&mut buffered).and_then(|()| buffered.flush()).map_err(Error::io(path))?;
+    drop(buffered);
+    temporary.as_file().sync_all().map_err(Error::io(path))?;
+    temporary.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), source: e.error })?;
+    sync_folder(folder)
+}
+
+/// Makes the names in a folder durable (where the system lets a folder be opened).
+pub(super) fn sync_folder(folder: &Path) -> Result<()> {
+    if cfg!(unix) {
+        std::fs::File::open(folder).and_then(|f| f.sync_all()).map_err(Error::io(folder))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! Feature maps to tokens and back, and a vector added to every pixel.
+
+use crate::Result;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+/// Pixels as tokens.
+///
+/// # Shape
+/// `(B, C, H, W)` -> `(B, HW, C)`.
+pub fn to_tokens(x: &Tensor) -> Result<Tensor> {
+    let (b, c, h, w) = x.dims4()?;
+    swap(&x.reshape((b, c, h * w))?)
+}
+
+/// Tokens as pixels.
+///
+/// # Shape
+/// `(B, HW, C)` -> `(B, C, H, W)`.
+pub fn from_tokens(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+    let (b, _, c) = x.dims3()?;
+    Ok(swap(x)?.reshape((b, c, height, width))?)
+}
+
+/// `(B, M, N)` -> `(B, N, M)`, contiguous.
+fn swap(x: &Tensor) -> Result<Tensor> {
+    if x.dtype() == DType::F32 && x.device().is_cpu() {
+        return Ok(x.contiguous()?.apply_op1(Swap)?);
+    }
+    Ok(x.transpose(1, 2)?.contiguous()?)
+}
+
+struct Swap;
+
+impl CustomOp1 for Swap {
+    fn name(&self) -> &'static str {
+        "swap-last-two"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (b, m, n) = layout.shape().dims3()?;
+        let CpuStorage::F32(all) = storage else { bail!("swap expects f32") };
+        let Some((start, end)) = layout.contiguous_offsets() else { bail!("swap expects a contiguous tensor") };
+        let src = &all[start..end];
+        let mut dst = vec![0f32; src.len()];
+        const TILE: usize = 16;
+        dst.par_chunks_mut((TILE * m).max(1)).enumerate().for_each(|(chunk, dst)| {
+            // a chunk is TILE rows of the result, counted over all samples; rows of one sample need not fill it
+            for (r, row) in dst.chunks_mut(m).enumerate() {
+                let (sample, column) = ((chunk * TILE + r) / n, (chunk * TILE + r) % n);
+                let src = &src[sample * m * n..];
+                for (i, value) in row.iter_mut().enumerate() {
+                    *value = src[i * n + column];
+                }
+            }
+        });
+        Ok((CpuStorage::F32(dst), Shape::from((b, n, m))))
+    }
+
+    /// The transpose of a transpose.
+    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        Ok(Some(grad.contiguous()?.apply_op1_no_bwd(&Swap)?))
+    }
+}
+
+/// Adds a vector to every pixel of its sample.
+///
+/// # Shape
+/// `x` `(B, C, H, W)`, `e` `(B, C)` -> `(B, C, H, W)`.
+pub fn add_per_channel(x: &Tensor, e: &Tensor) -> Result<Tensor> {
+    let (b, c, _, _) = x.dims4()?;
+    if x.dtype() != DType::F32 || !x.device().is_cpu() {
+        return Ok(x.broadcast_add(&e.reshape((b, c, 1, 1))?)?);
+    }
+    if e.dims() != [b, c] {
+        return Err(candle_core::Error::Msg(format!("{:?} cannot be added to {:?}", e.dims(), x.dims())).into());
+    }
+    // candle computes gradients of both operands of its own addition, tracked or not
+    let (x, e) = (x.contiguous()?, e.contiguous()?);
+    Ok(x.apply_op2(&e, AddPerChannel)?)
+}
+
+struct AddPerChannel;
+
+impl CustomOp2 for AddPerChannel {
+    fn name(&self) -> &'static str {
+        "add-per-channel"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        e: &CpuStorage,
+        e_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (b, c, h, w) = x_layout.shape().dims4()?;
+        let (CpuStorage::F32(x), CpuStorage::F32(e)) = (x, e) else { bail!("add-per-channel expects f32") };
+        let (Some((start, end)), Some((e_start, e_end))) =
+            (x_layout.contiguous_offsets(), e_layout.contiguous_offsets())
+        else {
+            bail!("add-per-channel expects contiguous tensors")
+        };
+        let (x, e) = (&x[start..end], &e[e_start..e_end]);
+        let mut y = vec![0f32; b * c * h * w];
+        y.par_chunks_mut((h * w).max(1)).with_min_len(16).enumerate().for_each(|(i, y)| {
+            let x = &x[i * h * w..];
+            y.iter_mut().zip(x).for_each(|(y, x)| *y = x + e[i]);
+        });
+        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
+    }
+
+    /// `dx = dy`; `de` sums `dy` over the pixels.
+    fn bwd(
+        &self,
+        x: &Tensor,
+        e: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let dx = x.track_op().then(|| grad.clone());
+        let de = if e.track_op() { Some(grad.flatten_from(2)?.sum(2)?) } else { None };
+        Ok((dx, de))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn tokens_are_pixels_channel_by_channel_and_back() {
+        let x = Tensor::arange(0f32, 2. * 3. * 5. * 7., &Device::Cpu).unwrap().reshape((2, 3, 5, 7)).unwrap();
+        let tokens = to_tokens(&x).unwrap();
+        let expected = x.reshape((2, 3, 35)).unwrap().transpose(1, 2).unwrap().contiguous().unwrap();
+        assert_eq!(tokens.to_vec3::<f32>().unwrap(), expected.to_vec3::<f32>().unwrap());
+        let back = from_tokens(&tokens, 5, 7).unwrap();
+        assert_eq!(
+            back.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+            x.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        );
+    }
+
+    #[test]
+    fn gradients_of_layout_ops_equal_candles() {
+        let x = Var::randn(0f32, 1., (2, 3, 4, 5), &Device::Cpu).unwrap();
+        let e = Var::randn(0f32, 1., (2, 3), &Device::Cpu).unwrap();
+        let weights = Tensor::randn(0f32, 1., (2, 20, 3), &Device::Cpu).unwrap();
+        let ours = to_tokens(&add_per_channel(&x, &e).unwrap()).unwrap();
+        let theirs = x
+            .broadcast_add(&e.reshape((2, 3, 1, 1)).unwrap())
+            .unwrap()
+            .flatten_from(2)
+            .unwrap()
+            .transpose(1, 2)
+            .unwrap();
+        let [a, b] = [ours, theirs].map(|y| (y * &weights).unwrap().sum_all().unwrap().backward().unwrap());
+        for var in [&x, &e] {
+            let (a, b) = (a.get(var).unwrap(), b.get(var).unwrap());
+            let d = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(d < 1e-5, "{d}");
+            assert!(a.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap() > 0.);
+        }
+    }
+}

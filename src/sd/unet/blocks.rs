@@ -1,0 +1,134 @@
+//! `down_blocks`, `mid_block`, `up_blocks`.
+
+use super::UnetConfig;
+use super::resnet::{Downsample, ResnetBlock, Upsample};
+use super::transformer::Transformer2d;
+use crate::nn::ParamPath;
+use crate::{Error, Result};
+use candle_core::Tensor;
+
+fn resnet(c: &UnetConfig, inputs: usize, outputs: usize, path: ParamPath<'_>) -> Result<ResnetBlock> {
+    ResnetBlock::new(inputs, outputs, 4 * c.block_out_channels[0], c.norm_num_groups, c.norm_eps, path)
+}
+
+fn transformer(c: &UnetConfig, level: usize, path: ParamPath<'_>) -> Result<Transformer2d> {
+    Transformer2d::new(
+        c.block_out_channels[level],
+        c.cross_attention_dim,
+        c.attention_head_dim.at(level),
+        c.transformer_layers_per_block.at(level),
+        c.norm_num_groups,
+        c.use_linear_projection,
+        path,
+    )
+}
+
+/// A level on the way down: resnets, each followed by an attention in `CrossAttnDownBlock2D`, then a downsampler.
+pub struct DownBlock {
+    resnets: Vec<ResnetBlock>,
+    attentions: Vec<Transformer2d>,
+    downsampler: Option<Downsample>,
+}
+
+impl DownBlock {
+    /// Reads `down_blocks.LEVEL`.
+    pub fn new(c: &UnetConfig, level: usize, path: ParamPath<'_>) -> Result<Self> {
+        let outputs = c.block_out_channels[level];
+        let inputs = c.block_out_channels[level.saturating_sub(1)];
+        let cross = c.down_block_types[level] == "CrossAttnDownBlock2D";
+        let (mut resnets, mut attentions) = (Vec::new(), Vec::new());
+        for j in 0..c.layers_per_block {
+            resnets.push(resnet(c, if j == 0 { inputs } else { outputs }, outputs, path.pp("resnets").pp(j))?);
+            if cross {
+                attentions.push(transformer(c, level, path.pp("attentions").pp(j))?);
+            }
+        }
+        let down = (level + 1 < c.levels()).then(|| Downsample::new(outputs, path.pp("downsamplers.0")));
+        Ok(Self { resnets, attentions, downsampler: down.transpose()? })
+    }
+
+    /// `(B, in, H, W)` -> `(B, out, H/2, W/2)`; every intermediate result is pushed to `skips`.
+    pub fn forward(&self, x: &Tensor, temb: &Tensor, context: &Tensor, skips: &mut Vec<Tensor>) -> Result<Tensor> {
+        let mut x = x.clone();
+        for (j, resnet) in self.resnets.iter().enumerate() {
+            x = resnet.forward(&x, temb)?;
+            if let Some(attention) = self.attentions.get(j) {
+                x = attention.forward(&x, context)?;
+            }
+            skips.push(x.clone());
+        }
+        if let Some(downsampler) = &self.downsampler {
+            x = downsampler.forward(&x)?;
+            skips.push(x.clone());
+        }
+        Ok(x)
+    }
+}
+
+/// The lowest resolution: resnet, attention, resnet.
+pub struct MidBlock {
+    resnets: [ResnetBlock; 2],
+    attention: Transformer2d,
+}
+
+impl MidBlock {
+    /// Reads `mid_block`.
+    pub fn new(c: &UnetConfig, channels: usize, path: ParamPath<'_>) -> Result<Self> {
+        let resnet = |i: usize| resnet(c, channels, channels, path.pp("resnets").pp(i));
+        Ok(Self {
+            resnets: [resnet(0)?, resnet(1)?],
+            attention: transformer(c, c.levels() - 1, path.pp("attentions.0"))?,
+        })
+    }
+
+    /// `(B, C, H, W)` -> the same.
+    pub fn forward(&self, x: &Tensor, temb: &Tensor, context: &Tensor) -> Result<Tensor> {
+        let x = self.resnets[0].forward(x, temb)?;
+        self.resnets[1].forward(&self.attention.forward(&x, context)?, temb)
+    }
+}
+
+/// A level on the way up: resnets over `[x | skip]`, attentions in `CrossAttnUpBlock2D`, then an upsampler.
+pub struct UpBlock {
+    resnets: Vec<ResnetBlock>,
+    attentions: Vec<Transformer2d>,
+    upsampler: Option<Upsample>,
+}
+
+impl UpBlock {
+    /// Reads `up_blocks.INDEX`; index 0 is the lowest resolution.
+    pub fn new(c: &UnetConfig, index: usize, path: ParamPath<'_>) -> Result<Self> {
+        let level = c.levels() - 1 - index;
+        let outputs = c.block_out_channels[level];
+        let below = c.block_out_channels[(level + 1).min(c.levels() - 1)];
+        let above = c.block_out_channels[level.saturating_sub(1)];
+        let cross = c.up_block_types[index] == "CrossAttnUpBlock2D";
+        let (mut resnets, mut attentions) = (Vec::new(), Vec::new());
+        for j in 0..=c.layers_per_block {
+            let skip = if j == c.layers_per_block { above } else { outputs };
+            let inputs = if j == 0 { below } else { outputs } + skip;
+            resnets.push(resnet(c, inputs, outputs, path.pp("resnets").pp(j))?);
+            if cross {
+                attentions.push(transformer(c, level, path.pp("attentions").pp(j))?);
+            }
+        }
+        let up = (index + 1 < c.levels()).then(|| Upsample::new(outputs, path.pp("upsamplers.0")));
+        Ok(Self { resnets, attentions, upsampler: up.transpose()? })
+    }
+
+    /// `(B, in, H, W)` -> `(B, out, 2H, 2W)`; takes its skips from the end of `skips`.
+    pub fn forward(&self, x: &Tensor, temb: &Tensor, context: &Tensor, skips: &mut Vec<Tensor>) -> Result<Tensor> {
+        let mut x = x.clone();
+        for (j, resnet) in self.resnets.iter().enumerate() {
+            let skip = skips.pop().ok_or_else(|| Error::Weights("the UNet has more up resnets than skips".into()))?;
+            x = resnet.forward(&Tensor::cat(&[&x, &skip], 1)?, temb)?; // (B, in + skip, H, W)
+            if let Some(attention) = self.attentions.get(j) {
+                x = attention.forward(&x, context)?;
+            }
+        }
+        match &self.upsampler {
+            Some(upsampler) => upsampler.forward(&x),
+            None => Ok(x),
+        }
+    }
+}

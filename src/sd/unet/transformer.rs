@@ -1,0 +1,146 @@
+//! `Transformer2DModel`: self-attention, cross-attention to the text, feed-forward, over the pixels of a feature map.
+
+use crate::Result;
+use crate::nn::{Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, attention, from_tokens, geglu, to_tokens};
+use candle_core::Tensor;
+
+/// `attn1` (pixels to pixels) or `attn2` (pixels to text tokens).
+struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    fn new(channels: usize, context: usize, heads: usize, path: ParamPath<'_>) -> Result<Self> {
+        Ok(Self {
+            to_q: Linear::no_bias(channels, channels, path.pp("to_q"))?,
+            to_k: Linear::no_bias(context, channels, path.pp("to_k"))?,
+            to_v: Linear::no_bias(context, channels, path.pp("to_v"))?,
+            to_out: Linear::new(channels, channels, path.pp("to_out.0"))?,
+            heads,
+        })
+    }
+
+    /// Shape: `x` `(B, S, channels)`, `context` `(B, T, context)` -> `(B, S, channels)`.
+    fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+        let (q, k, v) = (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
+        self.to_out.forward(&attention(&q, &k, &v, self.heads, false)?)
+    }
+}
+
+/// `ff`: a GEGLU of four times the width, and back.
+struct FeedForward {
+    proj: Linear,
+    out: Linear,
+}
+
+impl FeedForward {
+    fn new(channels: usize, path: ParamPath<'_>) -> Result<Self> {
+        Ok(Self {
+            proj: Linear::new(channels, 8 * channels, path.pp("net.0.proj"))?,
+            out: Linear::new(4 * channels, channels, path.pp("net.2"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.out.forward(&geglu(&self.proj.forward(x)?)?)
+    }
+}
+
+/// `BasicTransformerBlock`.
+struct TransformerBlock {
+    norm1: LayerNorm,
+    attn1: Attention,
+    norm2: LayerNorm,
+    attn2: Attention,
+    norm3: LayerNorm,
+    ff: FeedForward,
+}
+
+impl TransformerBlock {
+    fn new(channels: usize, context: usize, heads: usize, path: ParamPath<'_>) -> Result<Self> {
+        const EPS: f64 = 1e-5;
+        Ok(Self {
+            norm1: LayerNorm::new(channels, EPS, path.pp("norm1"))?,
+            attn1: Attention::new(channels, channels, heads, path.pp("attn1"))?,
+            norm2: LayerNorm::new(channels, EPS, path.pp("norm2"))?,
+            attn2: Attention::new(channels, context, heads, path.pp("attn2"))?,
+            norm3: LayerNorm::new(channels, EPS, path.pp("norm3"))?,
+            ff: FeedForward::new(channels, path.pp("ff"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+        let normed = self.norm1.forward(x)?;
+        let x = (x + self.attn1.forward(&normed, &normed)?)?;
+        let x = (&x + self.attn2.forward(&self.norm2.forward(&x)?, context)?)?;
+        Ok((&x + self.ff.forward(&self.norm3.forward(&x)?)?)?)
+    }
+}
+
+/// `proj_in` and `proj_out`: 1x1 convolutions (SD 1.x) or linear layers (SD 2.x, SDXL).
+enum Projection {
+    Conv(Conv2d),
+    Linear(Linear),
+}
+
+impl Projection {
+    fn new(channels: usize, linear: bool, path: ParamPath<'_>) -> Result<Self> {
+        Ok(if linear {
+            Self::Linear(Linear::new(channels, channels, path)?)
+        } else {
+            Self::Conv(Conv2d::new(channels, channels, 1, 1, 0, path)?)
+        })
+    }
+}
+
+/// `attentions.N`.
+pub struct Transformer2d {
+    norm: GroupNorm,
+    proj_in: Projection,
+    transformer_blocks: Vec<TransformerBlock>,
+    proj_out: Projection,
+}
+
+impl Transformer2d {
+    /// Reads one attention of `channels` with `layers` transformer blocks.
+    pub fn new(
+        channels: usize,
+        context: usize,
+        heads: usize,
+        layers: usize,
+        groups: usize,
+        linear: bool,
+        path: ParamPath<'_>,
+    ) -> Result<Self> {
+        let blocks = path.pp("transformer_blocks");
+        let blocks = (0..layers).map(|i| TransformerBlock::new(channels, context, heads, blocks.pp(i)));
+        Ok(Self {
+            norm: GroupNorm::new(groups, channels, 1e-6, path.pp("norm"))?,
+            proj_in: Projection::new(channels, linear, path.pp("proj_in"))?,
+            transformer_blocks: blocks.collect::<Result<_>>()?,
+            proj_out: Projection::new(channels, linear, path.pp("proj_out"))?,
+        })
+    }
+
+    /// Shape: `x` `(B, C, H, W)`, `context` `(B, T, context)` -> `(B, C, H, W)`.
+    pub fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+        let (_, _, height, width) = x.dims4()?;
+        let h = self.norm.forward(x)?;
+        let mut h = match &self.proj_in {
+            Projection::Conv(conv) => to_tokens(&conv.forward(&h)?)?, // (B, HW, C)
+            Projection::Linear(linear) => linear.forward(&to_tokens(&h)?)?,
+        };
+        for block in &self.transformer_blocks {
+            h = block.forward(&h, context)?;
+        }
+        let h = match &self.proj_out {
+            Projection::Conv(conv) => conv.forward(&from_tokens(&h, height, width)?)?, // (B, C, H, W)
+            Projection::Linear(linear) => from_tokens(&linear.forward(&h)?, height, width)?,
+        };
+        Ok((x + h)?)
+    }
+}
