@@ -1,0 +1,260 @@
+//! What to forget, what to keep and how to check it: a concept file, or a concept made from free text and a kind.
+
+mod shipped;
+mod suggest;
+mod template;
+
+pub use suggest::nearest;
+
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+/// What sort of thing a concept is; decides the templates of [`Concept::from_text`] and whether a report blurs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A thing: a star, a church.
+    Object,
+    /// A way of painting or a visual attribute: Van Gogh, striped, red.
+    Style,
+    /// Something that should not be shown: nudity, violence. Pictures from before the erasure are blurred in reports.
+    Content,
+    /// A person or a character.
+    Identity,
+}
+
+impl Kind {
+    /// All kinds, in the order in which help texts list them.
+    pub const ALL: [Kind; 4] = [Kind::Object, Kind::Style, Kind::Content, Kind::Identity];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Object => "object",
+            Self::Style => "style",
+            Self::Content => "content",
+            Self::Identity => "identity",
+        })
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let known = Self::ALL.map(|kind| kind.to_string());
+        let found = Self::ALL.into_iter().find(|kind| kind.to_string() == text);
+        found.ok_or_else(|| format!("'{text}' is not a kind of concept; kinds are {}", known.join(", ")))
+    }
+}
+
+/// A concept: its training prompts, its verification prompts and the labels by which a classifier recognises it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Concept {
+    /// What it is called: `star`.
+    pub name: String,
+    /// What sort of thing it is.
+    pub kind: Kind,
+    /// Training prompts that show the concept.
+    pub forget: Vec<String>,
+    /// `anchors[i]` is `forget[i]` with something else in the concept's place.
+    pub anchors: Vec<String>,
+    /// Training prompts for everything that must stay.
+    pub retain: Vec<String>,
+    /// Prompts that are never trained on.
+    pub verify: Verify,
+    /// How pictures of the concept are recognised.
+    pub detect: Detect,
+}
+
+/// Verification prompts; none of them is among the training prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verify {
+    /// Prompts that name the concept.
+    pub forget: Vec<String>,
+    /// Prompts that mean the concept without naming it; empty where there are no such words.
+    #[serde(default)]
+    pub synonyms: Vec<String>,
+    /// Prompts for everything else.
+    pub retain: Vec<RetainPrompt>,
+}
+
+/// A verification prompt for something that must stay, and what a classifier should see in its pictures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetainPrompt {
+    /// The prompt.
+    pub prompt: String,
+    /// The labels that it states, as the classifier names them (`color: red`); empty where no classifier knows.
+    #[serde(default)]
+    pub labels: Vec<String>,
+}
+
+/// How pictures of the concept are recognised.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Detect {
+    /// A picture counts as a hit if a detector gives it one of these labels.
+    pub labels: Vec<String>,
+}
+
+impl Concept {
+    /// The concept of this name or file.
+    ///
+    /// A text that ends in `.toml` or holds a path separator is a file. A shipped name is its shipped file. Anything
+    /// else is made from templates when `kind` is given, and an error that lists the shipped names when it is not.
+    pub fn resolve(name_or_path: &str, kind: Option<Kind>) -> Result<Self> {
+        let text = name_or_path.trim();
+        if text.is_empty() {
+            return Err(Error::usage(format!(
+                "the concept's name is empty; shipped concepts: {}",
+                Self::names().join(", ")
+            )));
+        }
+        let separators = ['/', std::path::MAIN_SEPARATOR];
+        let concept = if text.ends_with(".toml") || (kind.is_none() && text.contains(separators)) {
+            Self::from_file(Path::new(text))?
+        } else if let Some(source) = shipped::source(text) {
+            Self::parse(source, Path::new(&format!("prompts/{text}.toml")))?
+        } else {
+            let Some(kind) = kind else { return Err(unknown(text)) };
+            return Ok(Self::from_text(text, kind));
+        };
+        match kind {
+            Some(kind) if kind != concept.kind => Err(Error::usage(format!(
+                "'{text}' is a concept of kind {}, not {kind}; leave --kind out, or name the concept differently",
+                concept.kind
+            ))),
+            _ => Ok(concept),
+        }
+    }
+
+    /// The names of the concepts that come with the program, sorted.
+    pub fn names() -> Vec<&'static str> {
+        shipped::names()
+    }
+
+    /// Reads and checks a concept file.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads and checks the text of a concept file; `path` is only named in errors.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let concept: Self = toml::from_str(text).map_err(|error| {
+            let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            let place = line.map_or_else(String::new, |line| format!("line {line}: "));
+            Error::file(path, format!("{place}{}", error.message().replace('\n', ", ")))
+        })?;
+        concept.check(path, text)?;
+        if concept.detect.labels.is_empty() && matches!(concept.kind, Kind::Object | Kind::Content) {
+            return Err(Error::file(
+                path,
+                format!("detect.labels is empty; kind {} needs a label to count", concept.kind),
+            ));
+        }
+        Ok(concept)
+    }
+
+    /// A concept made from templates: works for any words that the model knows. Nothing can recognise it in a picture, so
+    /// `detect.labels` is empty and a report shows pictures but counts nothing.
+    pub fn from_text(text: &str, kind: Kind) -> Self {
+        template::concept(text.trim(), kind)
+    }
+
+    /// The name as part of a file name: lower-case letters and digits, joined by single dashes.
+    pub fn slug(&self) -> String {
+        let words = self.name.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        let slug = words.map(str::to_lowercase).collect::<Vec<_>>().join("-");
+        if slug.is_empty() { "concept".into() } else { slug }
+    }
+
+    /// Checks everything that the types do not: lengths, empty lists, prompts on both sides.
+    fn check(&self, path: &Path, text: &str) -> Result<()> {
+        let fail = |what: String| Err(Error::file(path, what));
+        // the line on which a prompt last stands, for messages
+        let line = |prompt: &str| {
+            let quoted = format!("{prompt:?}");
+            text.lines().enumerate().filter(|(_, line)| line.contains(&quoted)).last().map_or(0, |(i, _)| i + 1)
+        };
+        if self.name.trim().is_empty() {
+            return fail("name is empty".into());
+        }
+        let retain: Vec<String> = self.verify.retain.iter().map(|r| r.prompt.clone()).collect();
+        let lists = [
+            ("forget", &self.forget),
+            ("retain", &self.retain),
+            ("verify.forget", &self.verify.forget),
+            ("verify.synonyms", &self.verify.synonyms),
+            ("verify.retain", &retain),
+        ];
+        if self.forget.len() != self.anchors.len() {
+            let (forget, anchors) = (self.forget.len(), self.anchors.len());
+            return fail(format!(
+                "forget has {forget} prompts but anchors has {anchors}; anchors[i] replaces forget[i]"
+            ));
+        }
+        for (name, list) in lists {
+            if list.is_empty() && name != "verify.synonyms" {
+                return fail(format!("{name} is empty; it needs at least one prompt"));
+            }
+            let mut seen = HashSet::new();
+            for prompt in list {
+                if !seen.insert(normal(prompt)) {
+                    return fail(format!("line {}: {name} has the prompt {prompt:?} twice", line(prompt)));
+                }
+                if prompt.trim().is_empty() && name != "retain" {
+                    return fail(format!("{name} has an empty prompt; only retain may have one"));
+                }
+            }
+        }
+        let forget: HashSet<_> = self.forget.iter().map(|p| normal(p)).collect();
+        for (name, list) in [("anchors", &self.anchors), ("retain", &self.retain)] {
+            if let Some(prompt) = list.iter().find(|prompt| forget.contains(&normal(prompt))) {
+                return fail(format!("line {}: the prompt {prompt:?} is both in forget and in {name}", line(prompt)));
+            }
+        }
+        let training = [("forget", &self.forget), ("anchors", &self.anchors), ("retain", &self.retain)];
+        for (name, list) in &lists[2..] {
+            let held_out: HashSet<_> = list.iter().map(|p| normal(p)).collect();
+            for (other, prompts) in training {
+                if let Some(prompt) = prompts.iter().find(|prompt| held_out.contains(&normal(prompt))) {
+                    return fail(format!(
+                        "line {}: the prompt {prompt:?} is both in {name} and in {other}; verification prompts must not be trained on",
+                        line(prompt)
+                    ));
+                }
+            }
+        }
+        let named: HashSet<_> = self.verify.forget.iter().chain(&self.verify.synonyms).map(|p| normal(p)).collect();
+        match retain.iter().find(|prompt| named.contains(&normal(prompt))) {
+            Some(prompt) => {
+                fail(format!("line {}: the prompt {prompt:?} is to be both forgotten and kept", line(prompt)))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Prompts that the text encoder cannot tell apart are the same prompt: case and spacing do not count.
+fn normal(prompt: &str) -> String {
+    prompt.split_whitespace().map(str::to_lowercase).collect::<Vec<_>>().join(" ")
+}
+
+fn unknown(text: &str) -> Error {
+    let names = Concept::names();
+    let hint = nearest(text, &names).map_or_else(String::new, |name| format!("; did you mean '{name}'?"));
+    Error::usage(format!(
+        "no concept '{text}' comes with the program{hint}\n  shipped concepts: {}\n  a file of your own: --concept FILE.toml\n  \
+         from templates, for any words: --concept '{text}' --kind object (or style, content, identity)",
+        names.join(", ")
+    ))
+}
