@@ -58,7 +58,7 @@ fn other_layouts_load_or_say_why_not() {
         ),
         ("unet/config.json", "\"in_channels\": 4", "\"in_channels\": 9", "in_channels is 9, but latent_channels"),
         ("unet/config.json", "\"silu\"", "\"relu\"", "unet/config.json: act_fn"),
-        ("unet/config.json", "64,", "32,", "unet: "),
+        ("unet/config.json", "    64,\n    96", "    32,\n    96", "the weights do not fit the config"),
         ("vae/config.json", "{", "", "vae/config.json: "),
         ("tokenizer/vocab.json", "{", "", "tokenizer: "),
     ] {
