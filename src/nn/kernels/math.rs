@@ -39,7 +39,7 @@ pub fn sigmoid<const FMA: bool>(x: f32) -> f32 {
 pub fn normal<const FMA: bool>(x: f32) -> (f32, f32) {
     let t = 1.0 / mul_add::<FMA>(0.33, x.abs(), 1.0);
     let e = exp::<FMA>(-0.5 * x * x);
-    let p = mul_add::<FMA>(0.046_767_17, t, -0.226_168_71);
+    let p = mul_add::<FMA>(0.046_767_17, t, -0.226_168_7);
     let p = mul_add::<FMA>(p, t, 0.341_780_45);
     let p = mul_add::<FMA>(p, t, -0.099_822_7);
     let p = mul_add::<FMA>(p, t, 0.186_888_46);
