@@ -21,9 +21,8 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     let p = mul_add::<FMA>(p * r, r, r) + 1.0;
     // 2^(n-1), then twice that: n may be 128
     let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(126 << 23));
-    let y = p * scale * 2.0;
-    let y = if x < -86.9 { 0.0 } else { y };
-    if x > 88.722_83 { f32::INFINITY } else { y }
+    let y = p * scale * 2.0; // overflows to infinity above 88.72
+    if x < -86.9 { 0.0 } else { y }
 }
 
 /// `1 / (1 + e^-x)`.
@@ -109,7 +108,14 @@ pub fn max(a: &[f32]) -> f32 {
     for (i, &a) in rest.iter().enumerate() {
         lanes[i] = if a > lanes[i] { a } else { lanes[i] };
     }
-    lanes.into_iter().fold(f32::NEG_INFINITY, |m, x| if x > m { x } else { m })
+    let mut width = 8;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = if lanes[i + width] > lanes[i] { lanes[i + width] } else { lanes[i] };
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 #[cfg(test)]
