@@ -9,7 +9,7 @@ use std::cell::RefCell;
 /// Keys of a tile.
 const KEYS: usize = 512;
 /// Elements of a tile of scores: with few keys, a tile has more queries.
-const TILE: usize = 1 << 16;
+const TILE: usize = 1 << 15;
 /// Keys of a task of the backward pass.
 const KEY_TASK: usize = 1024;
 
@@ -38,7 +38,7 @@ impl Shape {
 
     /// Queries of a tile; depends on the sizes alone.
     fn queries(&self) -> usize {
-        (TILE / KEYS.min(self.t)).clamp(128, 512).min(self.s)
+        (TILE / KEYS.min(self.t)).clamp(64, 512).min(self.s)
     }
 
     fn scale(&self) -> f32 {
