@@ -1,14 +1,15 @@
 //! Softmax attention in tiles, with no matrix of scores beyond a tile.
 
-use super::math::{exp, max, sum2};
+use super::math::{exp, max, sum2, total};
 use super::matmul::{View, product};
 use super::parallel::{SharedMut, sum_parts, tasks};
 use super::simd::{dispatched, mul_add};
+use std::cell::RefCell;
 
-/// Queries of a tile.
-const QUERIES: usize = 128;
 /// Keys of a tile.
 const KEYS: usize = 512;
+/// Elements of a tile of scores: with few keys, a tile has more queries.
+const TILE: usize = 1 << 15;
 /// Keys of a task of the backward pass.
 const KEY_TASK: usize = 1024;
 
@@ -35,6 +36,11 @@ impl Shape {
         self.heads * self.d
     }
 
+    /// Queries of a tile; depends on the sizes alone.
+    fn queries(&self) -> usize {
+        (TILE / KEYS.min(self.t)).clamp(64, 512).min(self.s)
+    }
+
     fn scale(&self) -> f32 {
         (1.0 / (self.d as f64).sqrt()) as f32
     }
@@ -50,11 +56,45 @@ impl Shape {
     }
 }
 
-/// The running softmax of a row: its maximum and the sum of exponentials.
-#[derive(Clone, Copy)]
+/// The running softmax of the rows of a tile.
+#[derive(Clone, Debug, Default)]
 pub struct Running {
-    max: f32,
-    sum: f32,
+    /// The largest score so far.
+    max: Vec<f32>,
+    /// The sum of the exponentials relative to it.
+    sum: Vec<f32>,
+    /// What earlier results are to be scaled by.
+    factor: Vec<f32>,
+}
+
+impl Running {
+    fn reset(&mut self, rows: usize) {
+        for (values, start) in [(&mut self.max, f32::NEG_INFINITY), (&mut self.sum, 0.0), (&mut self.factor, 0.0)] {
+            values.clear();
+            values.resize(rows, start);
+        }
+    }
+}
+
+/// The buffers of a thread, kept from task to task: to map and unmap them each time costs more than the work.
+#[derive(Default)]
+struct Scratch {
+    scores: Vec<f32>,
+    grads: Vec<f32>,
+    result: Vec<f32>,
+    running: Running,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// The first `n` elements of a buffer that grows as needed; their values are left from earlier.
+fn grown(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
+    if buffer.len() < n {
+        buffer.resize(n, 0.0);
+    }
+    &mut buffer[..n]
 }
 
 #[inline(always)]
@@ -64,18 +104,22 @@ fn softmax_inner<const FMA: bool>(
     k0: usize,
     keys: usize,
     scores: &mut [f32],
-    state: &mut [Running],
-    factors: &mut [f32],
+    state: &mut Running,
 ) {
-    for (i, ((row, state), factor)) in scores.chunks_exact_mut(keys).zip(state).zip(factors).enumerate() {
+    let Running { max: tops, sum: sums, factor: factors } = state;
+    for (i, (row, (top, factor))) in scores.chunks_exact(keys).zip(tops.iter_mut().zip(factors.iter_mut())).enumerate()
+    {
+        let tile_top = max(&row[..shape.visible(q0 + i, k0, keys)]);
+        *factor = *top;
+        *top = if tile_top > *top { tile_top } else { *top };
+    }
+    for (factor, (sum, &top)) in factors.iter_mut().zip(sums.iter_mut().zip(tops.iter())) {
+        *factor = exp::<FMA>(*factor - top);
+        *sum *= *factor;
+    }
+    for (i, (row, (sum, &top))) in scores.chunks_exact_mut(keys).zip(sums.iter_mut().zip(tops.iter())).enumerate() {
         let (seen, masked) = row.split_at_mut(shape.visible(q0 + i, k0, keys));
         masked.fill(0.0);
-        *factor = 1.0;
-        if seen.is_empty() {
-            continue;
-        }
-        let top = max(seen);
-        let top = if top > state.max { top } else { state.max };
         let mut lanes = [0.0; 16];
         let (blocks, rest) = seen.as_chunks_mut::<16>();
         for block in blocks {
@@ -88,14 +132,13 @@ fn softmax_inner<const FMA: bool>(
             *x = exp::<FMA>(*x - top);
             lanes[j] += *x;
         }
-        *factor = exp::<FMA>(state.max - top);
-        *state = Running { max: top, sum: mul_add::<FMA>(state.sum, *factor, super::math::total(lanes)) };
+        *sum += total(lanes);
     }
 }
 
 dispatched! {
-    /// Scores to exponentials relative to the running maximum; `factors` is what earlier results are to be scaled by.
-    pub fn softmax(shape: &Shape, q0: usize, k0: usize, keys: usize, scores: &mut [f32], state: &mut [Running], factors: &mut [f32]) = softmax_inner;
+    /// Scores to exponentials relative to the running maximum of each row.
+    pub fn softmax(shape: &Shape, q0: usize, k0: usize, keys: usize, scores: &mut [f32], state: &mut Running) = softmax_inner;
 }
 
 #[inline(always)]
@@ -163,44 +206,60 @@ dispatched! {
 
 /// `out = softmax(scale q k^T) v` and the log-sum-exp of the scores, `(B, S, heads)`.
 pub fn forward(shape: &Shape, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], lse: &mut [f32]) {
-    let Shape { heads, s, t, d, .. } = *shape;
-    let width = shape.width();
-    let blocks = s.div_ceil(QUERIES);
+    let queries = shape.queries();
+    let blocks = shape.s.div_ceil(queries);
     let (out, lse) = (SharedMut::new(out), SharedMut::new(lse));
-    tasks(shape.batch * heads * blocks, |task| {
-        let (b, h, q0) = (task / blocks / heads, task / blocks % heads, task % blocks * QUERIES);
-        let n = QUERIES.min(s - q0);
-        let mut scores = vec![0.0; n * KEYS.min(t)];
-        let mut result = vec![0.0; n * d];
-        let mut state = vec![Running { max: f32::NEG_INFINITY, sum: 0.0 }; n];
-        let mut factors = vec![0.0; n];
-        let query = shape.head(q, (b, h), s, q0);
-        for k0 in (0..t).step_by(KEYS) {
-            if shape.causal && k0 >= q0 + n {
-                break;
-            }
-            let keys = KEYS.min(t - k0);
-            let scores = &mut scores[..n * keys];
-            let key = shape.head(k, (b, h), t, k0).t();
-            // SAFETY: `scores` is `n` rows of `keys`, and local.
-            unsafe { product((n, keys, d), scores.as_mut_ptr(), keys, false, query, key, shape.scale()) };
-            softmax(shape, q0, k0, keys, scores, &mut state, &mut factors);
-            if k0 > 0 {
-                scale_rows(d, d, &factors, &mut result);
-            }
-            let (p, value) = (View::new(scores, keys, 1), shape.head(v, (b, h), t, k0));
-            // SAFETY: `result` is `n` rows of `d`, and local.
-            unsafe { product((n, d, keys), result.as_mut_ptr(), d, k0 > 0, p, value, 1.0) };
-        }
-        for (i, (state, result)) in state.iter().zip(result.chunks_exact(d)).enumerate() {
-            let row = b * s + q0 + i;
-            // SAFETY: this head of this row belongs to this task alone; the bounds are checked.
-            let (out, lse) = unsafe { (out.slice(row * width + h * d, d), lse.slice(row * heads + h, 1)) };
-            let factor = 1.0 / state.sum;
-            out.iter_mut().zip(result).for_each(|(o, r)| *o = r * factor);
-            lse[0] = state.max + state.sum.ln();
-        }
+    tasks(shape.batch * shape.heads * blocks, |task| {
+        let head = (task / blocks / shape.heads, task / blocks % shape.heads);
+        SCRATCH.with_borrow_mut(|scratch| {
+            forward_tile(shape, head, task % blocks * queries, [q, k, v], scratch, out, lse);
+        });
     });
+}
+
+/// One tile of queries of one head of one sample, over all keys.
+fn forward_tile(
+    shape: &Shape,
+    (b, h): (usize, usize),
+    q0: usize,
+    [q, k, v]: [&[f32]; 3],
+    scratch: &mut Scratch,
+    out: SharedMut,
+    lse: SharedMut,
+) {
+    let Shape { heads, s, t, d, .. } = *shape;
+    let n = shape.queries().min(s - q0);
+    let Scratch { scores, result, running, .. } = scratch;
+    let result = grown(result, n * d);
+    running.reset(n);
+    let query = shape.head(q, (b, h), s, q0);
+    for k0 in (0..t).step_by(KEYS) {
+        if shape.causal && k0 >= q0 + n {
+            break;
+        }
+        let keys = KEYS.min(t - k0);
+        let scores = grown(scores, n * keys);
+        let key = shape.head(k, (b, h), t, k0).t();
+        // SAFETY: `scores` is `n` rows of `keys`, and this thread's.
+        unsafe { product((n, keys, d), scores.as_mut_ptr(), keys, false, query, key, shape.scale()) };
+        softmax(shape, q0, k0, keys, scores, running);
+        if k0 > 0 {
+            scale_rows(d, d, &running.factor, result);
+        }
+        let (p, value) = (View::new(scores, keys, 1), shape.head(v, (b, h), t, k0));
+        // SAFETY: `result` is `n` rows of `d`, and this thread's.
+        unsafe { product((n, d, keys), result.as_mut_ptr(), d, k0 > 0, p, value, 1.0) };
+    }
+    for (i, result) in result.chunks_exact(d).enumerate() {
+        let row = b * s + q0 + i;
+        // SAFETY: this head of this row belongs to this task alone; the bounds are checked.
+        let (out, lse) = unsafe { (out.slice(row * shape.width() + h * d, d), lse.slice(row * heads + h, 1)) };
+        let factor = 1.0 / running.sum[i];
+        for (o, r) in out.iter_mut().zip(result) {
+            *o = r * factor;
+        }
+        lse[0] = running.max[i] + running.sum[i].ln();
+    }
 }
 
 /// What the backward pass needs of the forward pass.
@@ -235,56 +294,11 @@ pub fn backward(shape: &Shape, saved: &Saved<'_>, dout: &[f32], wanted: [bool; 3
         head_dots(d, &saved.out[range.clone()], &dout[range], delta);
     });
     let (to_q, to_k, to_v) = (SharedMut::new(&mut dq), SharedMut::new(&mut dk), SharedMut::new(&mut dv));
+    let given = Given { shape, saved, dout, delta: &delta, wanted };
     tasks(batch * heads * key_tasks, |task| {
-        let (b, h, part) = (task / key_tasks / heads, task / key_tasks % heads, task % key_tasks);
-        let end = t.min((part + 1) * KEY_TASK);
-        let mut scratch = [vec![0.0; QUERIES.min(s) * KEYS.min(t)], vec![0.0; QUERIES.min(s) * KEYS.min(t)]];
-        let (mut row_lse, mut row_delta) = (vec![0.0; QUERIES], vec![0.0; QUERIES]);
-        for k0 in (part * KEY_TASK..end).step_by(KEYS) {
-            let keys = KEYS.min(end - k0);
-            let (key, value) = (shape.head(saved.k, (b, h), t, k0), shape.head(saved.v, (b, h), t, k0));
-            let key_offset = (b * t + k0) * width + h * d;
-            for q0 in (0..s).step_by(QUERIES) {
-                let n = QUERIES.min(s - q0);
-                if shape.causal && k0 >= q0 + n {
-                    continue;
-                }
-                let (query, grad) = (shape.head(saved.q, (b, h), s, q0), shape.head(dout, (b, h), s, q0));
-                for i in 0..n {
-                    let at = (b * s + q0 + i) * heads + h;
-                    (row_lse[i], row_delta[i]) = (saved.lse[at], delta[at]);
-                }
-                let [p, dp] = &mut scratch;
-                let (p, dp) = (&mut p[..n * keys], &mut dp[..n * keys]);
-                // SAFETY: `p` is `n` rows of `keys`, and local.
-                unsafe { product((n, keys, d), p.as_mut_ptr(), keys, false, query, key.t(), shape.scale()) };
-                probabilities(shape, q0, k0, keys, &row_lse, p);
-                let rows = (keys - 1) * width + d;
-                if want_v {
-                    let dst = to_v.at(key_offset, rows);
-                    // SAFETY: these keys of this head belong to this task alone, and `at` checks the bounds.
-                    unsafe { product((keys, d, n), dst, width, true, View::new(p, keys, 1).t(), grad, 1.0) };
-                }
-                if !want_q && !want_k {
-                    continue;
-                }
-                // SAFETY: `dp` is `n` rows of `keys`, and local.
-                unsafe { product((n, keys, d), dp.as_mut_ptr(), keys, false, grad, value.t(), 1.0) };
-                score_grads(keys, shape.scale(), p, &row_delta, dp);
-                let ds = View::new(dp, keys, 1);
-                if want_q {
-                    let offset = ((part * batch + b) * s + q0) * width + h * d;
-                    let dst = to_q.at(offset, (n - 1) * width + d);
-                    // SAFETY: these queries of this head in this part of `dq` belong to this task alone.
-                    unsafe { product((n, d, keys), dst, width, true, ds, key, 1.0) };
-                }
-                if want_k {
-                    let dst = to_k.at(key_offset, rows);
-                    // SAFETY: as for `dv`.
-                    unsafe { product((keys, d, n), dst, width, true, ds.t(), query, 1.0) };
-                }
-            }
-        }
+        let (head, part) = ((task / key_tasks / heads, task / key_tasks % heads), task % key_tasks);
+        let to_q = to_q.from(if want_q { part * batch * s * width } else { 0 });
+        SCRATCH.with_borrow_mut(|scratch| given.keys(head, part * KEY_TASK, scratch, [to_q, to_k, to_v]));
     });
     if want_q && key_tasks > 1 {
         let parts = dq;
@@ -292,4 +306,66 @@ pub fn backward(shape: &Shape, saved: &Saved<'_>, dout: &[f32], wanted: [bool; 3
         sum_parts(&parts, &mut dq);
     }
     [dq, dk, dv]
+}
+
+/// The operands of [`backward`], shared by its tasks.
+struct Given<'a> {
+    shape: &'a Shape,
+    saved: &'a Saved<'a>,
+    dout: &'a [f32],
+    delta: &'a [f32],
+    wanted: [bool; 3],
+}
+
+impl Given<'_> {
+    /// What up to [`KEY_TASK`] keys from `first` on of one head of one sample add to the three gradients.
+    fn keys(&self, (b, h): (usize, usize), first: usize, scratch: &mut Scratch, [to_q, to_k, to_v]: [SharedMut; 3]) {
+        let (Self { shape, saved, dout, wanted: [want_q, want_k, want_v], .. }, width) = (self, self.shape.width());
+        let Shape { heads, s, t, d, .. } = **shape;
+        let Scratch { scores, grads, result, .. } = scratch;
+        let end = t.min(first + KEY_TASK);
+        for k0 in (first..end).step_by(KEYS) {
+            let keys = KEYS.min(end - k0);
+            let (key, value) = (shape.head(saved.k, (b, h), t, k0), shape.head(saved.v, (b, h), t, k0));
+            let (key_offset, key_extent) = ((b * t + k0) * width + h * d, (keys - 1) * width + d);
+            for q0 in (0..s).step_by(shape.queries()) {
+                let n = shape.queries().min(s - q0);
+                if shape.causal && k0 >= q0 + n {
+                    continue;
+                }
+                let (query, grad) = (shape.head(saved.q, (b, h), s, q0), shape.head(dout, (b, h), s, q0));
+                let (row_lse, row_delta) = grown(result, 2 * n).split_at_mut(n);
+                for i in 0..n {
+                    let at = (b * s + q0 + i) * heads + h;
+                    (row_lse[i], row_delta[i]) = (saved.lse[at], self.delta[at]);
+                }
+                let (p, dp) = (grown(scores, n * keys), grown(grads, n * keys));
+                // SAFETY: `p` is `n` rows of `keys`, and this thread's.
+                unsafe { product((n, keys, d), p.as_mut_ptr(), keys, false, query, key.t(), shape.scale()) };
+                probabilities(shape, q0, k0, keys, row_lse, p);
+                if *want_v {
+                    let dst = to_v.at(key_offset, key_extent);
+                    // SAFETY: these keys of this head belong to this task alone, and `at` checks the bounds.
+                    unsafe { product((keys, d, n), dst, width, true, View::new(p, keys, 1).t(), grad, 1.0) };
+                }
+                if !want_q && !want_k {
+                    continue;
+                }
+                // SAFETY: `dp` is `n` rows of `keys`, and this thread's.
+                unsafe { product((n, keys, d), dp.as_mut_ptr(), keys, false, grad, value.t(), 1.0) };
+                score_grads(keys, shape.scale(), p, row_delta, dp);
+                let ds = View::new(dp, keys, 1);
+                if *want_q {
+                    let dst = to_q.at((b * s + q0) * width + h * d, (n - 1) * width + d);
+                    // SAFETY: these queries of this head, in this task's part of `dq`, belong to this task alone.
+                    unsafe { product((n, d, keys), dst, width, true, ds, key, 1.0) };
+                }
+                if *want_k {
+                    let dst = to_k.at(key_offset, key_extent);
+                    // SAFETY: as for `dv`.
+                    unsafe { product((keys, d, n), dst, width, true, ds.t(), query, 1.0) };
+                }
+            }
+        }
+    }
 }

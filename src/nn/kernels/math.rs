@@ -21,9 +21,8 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     let p = mul_add::<FMA>(p * r, r, r) + 1.0;
     // 2^(n-1), then twice that: n may be 128
     let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(126 << 23));
-    let y = p * scale * 2.0;
-    let y = if x < -86.9 { 0.0 } else { y };
-    if x > 88.722_83 { f32::INFINITY } else { y }
+    let y = p * scale * 2.0; // overflows to infinity above 88.72
+    if x < -86.9 { 0.0 } else { y }
 }
 
 /// `1 / (1 + e^-x)`.
@@ -39,7 +38,7 @@ pub fn sigmoid<const FMA: bool>(x: f32) -> f32 {
 pub fn normal<const FMA: bool>(x: f32) -> (f32, f32) {
     let t = 1.0 / mul_add::<FMA>(0.33, x.abs(), 1.0);
     let e = exp::<FMA>(-0.5 * x * x);
-    let p = mul_add::<FMA>(0.046_767_17, t, -0.226_168_71);
+    let p = mul_add::<FMA>(0.046_767_17, t, -0.226_168_7);
     let p = mul_add::<FMA>(p, t, 0.341_780_45);
     let p = mul_add::<FMA>(p, t, -0.099_822_7);
     let p = mul_add::<FMA>(p, t, 0.186_888_46);
@@ -109,7 +108,14 @@ pub fn max(a: &[f32]) -> f32 {
     for (i, &a) in rest.iter().enumerate() {
         lanes[i] = if a > lanes[i] { a } else { lanes[i] };
     }
-    lanes.into_iter().fold(f32::NEG_INFINITY, |m, x| if x > m { x } else { m })
+    let mut width = 8;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = if lanes[i + width] > lanes[i] { lanes[i + width] } else { lanes[i] };
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 #[cfg(test)]

@@ -77,6 +77,7 @@ fn group_inner<const FMA: bool>(
 
 /// With `y = w h + b`, `h = (x - mean) rstd`, `g = w dy`: `dx = rstd (g - mean(g) - h mean(g h))`; the sums over the
 /// pixels of `dy` and `dy h` of each channel are its part of `db` and `dw`.
+#[allow(clippy::too_many_arguments)]
 #[inline(always)]
 fn group_grad_inner<const FMA: bool>(
     x: &[f32],

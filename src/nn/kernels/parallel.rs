@@ -56,6 +56,12 @@ impl SharedMut {
         self.data.wrapping_add(offset)
     }
 
+    /// The elements from `offset` on.
+    pub fn from(self, offset: usize) -> Self {
+        assert!(offset <= self.len, "a task reaches past the end of its output");
+        Self { data: self.data.wrapping_add(offset), len: self.len - offset }
+    }
+
     /// The `extent` elements from `offset` on.
     ///
     /// # Safety
