@@ -1,1 +1,155 @@
-//! (being written)
+//! Scissorhands (Wu & Harandi, ECCV 2024): score, trim, repair with projected gradients.
+//!
+//! Knows nothing of files or of the terminal: a model, a concept and settings go in, changed tensors come out.
+
+pub mod adam;
+pub mod batch;
+pub mod data;
+pub mod loss;
+pub mod project;
+pub mod repair;
+pub mod scope;
+pub mod score;
+pub mod select;
+pub mod settings;
+pub mod trim;
+
+pub use data::{Data, Latents};
+pub use repair::StepRecord;
+pub use scope::Scope;
+pub use settings::Settings;
+pub use trim::TrimSummary;
+
+use crate::Result;
+use crate::concept::Concept;
+use crate::diffusion::{Generator, Schedule};
+use crate::nn::{ParamStore, backward};
+use crate::progress::{Event, Progress, check_interrupted};
+use crate::sd::{StableDiffusion, Unet};
+use batch::Loader;
+use candle_core::Tensor;
+use repair::{Embeddings, Repair};
+use settings::ScoreLoss;
+use std::collections::BTreeMap;
+
+/// What an erasure changed and how it went.
+pub struct Outcome {
+    /// New values of every UNet tensor that was trained or trimmed, in f32, by name.
+    pub changed: BTreeMap<String, Tensor>,
+    /// What was trimmed.
+    pub trim: TrimSummary,
+    /// Each repair step.
+    pub losses: Vec<StepRecord>,
+}
+
+/// Names of each scope; checked before any work is done.
+struct Scopes {
+    score: Vec<String>,
+    trim: Vec<String>,
+    train: Vec<String>,
+    project: Vec<String>,
+}
+
+impl Scopes {
+    fn new(settings: &Settings, params: &ParamStore) -> Result<Self> {
+        let names: Vec<&String> = params.tensors().keys().collect();
+        let select = |scope: &Scope| scope.select(names.iter().copied());
+        let (score, train) = (select(&settings.score_scope)?, select(&settings.train_scope)?);
+        let trim = select(&settings.trim_scope)?.into_iter().filter(|n| score.contains(n)).collect::<Vec<_>>();
+        let project = select(&settings.project_scope)?.into_iter().filter(|n| train.contains(n)).collect::<Vec<_>>();
+        for (what, of, names) in [("trim", "score", &trim), ("project", "train", &project)] {
+            if names.is_empty() {
+                return Err(crate::Error::usage(format!(
+                    "--{what}-scope and --{of}-scope have no parameter in common; what is {what}med must be {of}d"
+                )));
+            }
+        }
+        Ok(Self { score, trim, train, project })
+    }
+}
+
+/// Checks settings against the model without doing any work: what `--dry-run` does.
+///
+/// # Errors
+/// If a setting makes no sense or a scope matches nothing.
+pub fn check(model: &StableDiffusion, settings: &Settings) -> Result<()> {
+    settings.check()?;
+    Scopes::new(settings, &model.unet_params).map(|_| ())
+}
+
+/// Scores, trims and repairs `model`'s UNet, which itself is left as it is.
+///
+/// # Errors
+/// If a setting makes no sense, a gradient is missing or not finite, or the user interrupts.
+pub fn scissorhands(
+    model: &StableDiffusion,
+    concept: &Concept,
+    data: &Data,
+    settings: &Settings,
+    seed: u64,
+    progress: &mut dyn Progress,
+) -> Result<Outcome> {
+    settings.check()?;
+    let base = &model.unet_params;
+    let scopes = Scopes::new(settings, base)?;
+    let schedule = Schedule::new(&model.scheduler)?;
+    let embeddings = Embeddings {
+        forget: model.embed(&concept.forget)?,
+        anchors: model.embed(&concept.anchors)?,
+        retain: model.embed(&data.retain.prompts)?,
+        empty: model.embed(&[""])?,
+    };
+    // One stream a stage, so that changing one stage's settings does not change what another draws.
+    let stream = |stage: u64| Generator::new(seed.wrapping_add(stage << 24));
+
+    let scores = {
+        let mut params = base.clone();
+        params.make_trainable(&scopes.score)?;
+        let unet = Unet::new(&model.unet_config, &params)?;
+        progress.event(Event::Stage { name: "scoring", steps: settings.score_batches });
+        let mut noise = stream(1);
+        let mut batches = Loader::new(&data.forget, &schedule, settings.forget_batch, settings.batches);
+        let mut sensitivity = score::Sensitivity::default();
+        for _ in 0..settings.score_batches {
+            check_interrupted()?;
+            let batch = batches.next(&mut noise)?;
+            let context = batch.context(&embeddings.forget)?;
+            let loss = match settings.score_loss {
+                ScoreLoss::Plain => loss::denoising(&unet, &batch, &context)?,
+                ScoreLoss::Guided => {
+                    let uncond = embeddings.empty.broadcast_as(context.shape())?.contiguous()?;
+                    loss::guided_denoising(&unet, &batch, &context, &uncond)?
+                }
+            };
+            let value = f64::from(loss.to_scalar::<f32>()?);
+            sensitivity.add(&backward(loss, &params)?)?;
+            progress.event(Event::Step { loss: Some(value) });
+        }
+        sensitivity.scores(&params)?
+    };
+
+    progress.event(Event::Stage { name: "trimming", steps: 1 });
+    let mut trimmed = base.clone();
+    trimmed.make_trainable(&scopes.trim)?;
+    let trim = trim::trim(&trimmed, &scores, settings.kept, &scopes.trim, settings.init, &mut stream(2))?;
+    drop(scores);
+    progress.event(Event::Step { loss: None });
+
+    let mut params = trimmed.frozen_copy()?;
+    params.make_trainable(&scopes.train)?;
+    let repair = Repair {
+        config: &model.unet_config,
+        params: &params,
+        base,
+        schedule: &schedule,
+        data,
+        embeddings: &embeddings,
+        settings,
+        project: &scopes.project,
+    };
+    let losses = repair.run(&mut stream(3), progress)?;
+
+    let names = scopes.train.iter().chain(trim.trimmed.keys());
+    let changed = names.map(|name| Ok((name.clone(), params.get(name)?.detach().copy()?))).collect::<Result<_>>()?;
+    Ok(Outcome { changed, trim, losses })
+}

@@ -1,7 +1,10 @@
 //! Multi-head scaled dot-product attention.
 
+use super::kernels::attention as kernel;
+use super::kernels::storage::{cpu, fused, slice};
 use crate::Result;
-use candle_core::{D, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Shape, Tensor};
+use std::sync::OnceLock;
 
 /// `softmax(q k^T / sqrt(d)) v` in each head.
 ///
@@ -11,15 +14,129 @@ use candle_core::{D, Tensor};
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
     let (batch, s, width) = q.dims3()?;
     let t = k.dim(1)?;
-    let d = width / heads;
+    let fits = k.dims() == [batch, t, width] && v.dims() == k.dims() && heads > 0 && width % heads == 0;
+    if !fits || !fused(&[q, k, v]) || q.elem_count() == 0 || t == 0 {
+        return reference(q, k, v, heads, causal);
+    }
+    let shape = kernel::Shape { batch, heads, s, t, d: width / heads, causal };
+    let op = Attention { shape, lse: OnceLock::new() };
+    Ok(q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)?)
+}
+
+/// The same by candle's ops: for other types and devices, and what the tests compare with.
+fn reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
+    let (batch, s, width) = q.dims3()?;
+    let t = k.dim(1)?;
+    let d = width / heads.max(1);
     let split = |x: &Tensor, len: usize| x.reshape((batch, len, heads, d))?.transpose(1, 2)?.contiguous(); // (B, heads, len, d)
     let (q, k, v) = (split(q, s)?, split(k, t)?, split(v, t)?);
     let mut scores = (q.matmul(&k.t()?)? * (1.0 / (d as f64).sqrt()))?; // (B, heads, S, T)
     if causal {
         let mask: Vec<f32> = (0..s * t).map(|i| if i % t > i / t { f32::NEG_INFINITY } else { 0.0 }).collect();
-        scores = scores.broadcast_add(&Tensor::from_vec(mask, (s, t), q.device())?)?;
+        let mask = Tensor::from_vec(mask, (s, t), q.device())?.to_dtype(q.dtype())?;
+        scores = scores.broadcast_add(&mask)?;
     }
     let exp = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
     let probs = exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?;
     Ok(probs.matmul(&v)?.transpose(1, 2)?.reshape((batch, s, width))?)
+}
+
+/// Keeps the log-sum-exp of the scores; the backward pass computes the probabilities again, tile by tile (the formulas
+/// are at [`kernel::backward`]).
+struct Attention {
+    shape: kernel::Shape,
+    lse: OnceLock<Vec<f32>>,
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        lq: &Layout,
+        k: &CpuStorage,
+        lk: &Layout,
+        v: &CpuStorage,
+        lv: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (q, k, v) = (cpu(q, lq)?, cpu(k, lk)?, cpu(v, lv)?);
+        let mut lse = vec![0.0; self.shape.batch * self.shape.s * self.shape.heads];
+        let mut out = vec![0.0; q.len()];
+        kernel::forward(&self.shape, q, k, v, &mut out, &mut lse);
+        let _ = self.lse.set(lse); // an op is applied once
+        Ok((CpuStorage::F32(out), lq.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        out: &Tensor,
+        dout: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let Some(lse) = self.lse.get() else { candle_core::bail!("attention: backward before forward") };
+        let dout = dout.contiguous()?;
+        let ((sq, lq), (sk, lk), (sv, lv)) = (q.storage_and_layout(), k.storage_and_layout(), v.storage_and_layout());
+        let ((so, lo), (sd, ld)) = (out.storage_and_layout(), dout.storage_and_layout());
+        let (q_values, k_values, v_values) = (slice(&sq, lq)?, slice(&sk, lk)?, slice(&sv, lv)?);
+        let saved = kernel::Saved { q: q_values, k: k_values, v: v_values, out: slice(&so, lo)?, lse };
+        let wanted = [q.track_op(), k.track_op(), v.track_op()];
+        let [dq, dk, dv] = kernel::backward(&self.shape, &saved, slice(&sd, ld)?, wanted);
+        let tensor = |of: &Tensor, gradient: Vec<f32>| {
+            of.track_op().then(|| Tensor::from_vec(gradient, of.shape(), of.device())).transpose()
+        };
+        Ok((tensor(q, dq)?, tensor(k, dk)?, tensor(v, dv)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::kernels::testing::compare;
+
+    fn check(batch: usize, s: usize, t: usize, heads: usize, d: usize, causal: bool) {
+        let (q, k): (&[usize], &[usize]) = (&[batch, s, heads * d], &[batch, t, heads * d]);
+        let name = if causal { "causal attention" } else { "attention" };
+        compare(name, &[q, k, k], 5e-6, &|x| attention(&x[0], &x[1], &x[2], heads, causal));
+    }
+
+    #[test]
+    fn matches_the_composite_on_small_and_odd_sizes() {
+        for (batch, s, t, heads, d) in
+            [(1, 1, 1, 1, 1), (2, 3, 5, 2, 4), (5, 17, 33, 3, 7), (1, 64, 77, 4, 16), (2, 130, 32, 4, 24)]
+        {
+            check(batch, s, t, heads, d, false);
+        }
+    }
+
+    #[test]
+    fn matches_the_composite_over_several_tiles_of_queries_and_keys() {
+        check(1, 300, 1100, 1, 8, false);
+        check(1, 140, 2100, 2, 5, false);
+    }
+
+    #[test]
+    fn causal_sees_no_later_key() {
+        check(2, 77, 77, 4, 16, true);
+        check(1, 5, 5, 1, 3, true);
+        check(1, 700, 700, 1, 8, true);
+    }
+
+    #[test]
+    fn large_scores_do_not_overflow() {
+        compare("attention", &[&[1, 9, 8], &[1, 600, 8], &[1, 600, 8]], 1e-4, &|x| {
+            attention(&(&x[0] * 40.0)?, &x[1], &x[2], 2, false)
+        });
+    }
+
+    #[test]
+    fn reads_views_that_are_not_contiguous() {
+        compare("attention", &[&[2, 8, 6], &[2, 5, 16], &[8, 2, 5]], 5e-6, &|x| {
+            attention(&x[0].transpose(1, 2)?, &x[1].narrow(2, 4, 8)?, &x[2].permute((1, 2, 0))?, 2, false)
+        });
+    }
 }

@@ -1,9 +1,12 @@
 //! Group normalisation, with the SiLU that follows it in resnets.
 
+use super::kernels::norm;
+use super::kernels::parallel::{SharedMut, sum_parts, tasks};
+use super::kernels::storage::{cpu, fused, slice};
 use super::params::ParamPath;
-use super::silu;
 use crate::Result;
-use candle_core::{D, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Shape, Tensor};
+use std::sync::OnceLock;
 
 /// A group norm with the checkpoint's `weight` and `bias` `(channels)`.
 #[derive(Clone)]
@@ -43,12 +46,145 @@ pub fn group_norm(
     eps: f64,
     with_silu: bool,
 ) -> Result<Tensor> {
+    let channels = x.dim(1)?;
+    let divides = groups > 0 && channels % groups == 0 && x.elem_count() > 0;
+    if !divides || weight.dims() != [channels] || bias.dims() != [channels] || !fused(&[x, weight, bias]) {
+        return reference(x, weight, bias, groups, eps, with_silu);
+    }
+    let op = Normalise { groups, eps, silu: with_silu, stats: OnceLock::new() };
+    Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?)
+}
+
+/// The same by candle's ops: for other types and devices, and what the tests compare with.
+fn reference(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64, with_silu: bool) -> Result<Tensor> {
     let (batch, channels) = (x.dim(0)?, x.dim(1)?);
-    let grouped = x.reshape((batch, groups, x.elem_count() / (batch * groups)))?;
+    let grouped = x.reshape((batch, groups, x.elem_count() / (batch * groups).max(1)))?;
     let centred = grouped.broadcast_sub(&grouped.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     let y = centred.broadcast_div(&(variance + eps)?.sqrt()?)?.reshape((batch, channels, ()))?;
     let y = y.broadcast_mul(&weight.reshape((1, channels, 1))?)?.broadcast_add(&bias.reshape((1, channels, 1))?)?;
     let y = y.reshape(x.shape())?;
-    if with_silu { silu(&y) } else { Ok(y) }
+    if with_silu { Ok(y.silu()?) } else { Ok(y) }
+}
+
+/// With `h = (x - mean) rstd` and `y = w h + b` (then SiLU: `dy` below is `dz silu'(y)`), `g = w dy`:
+/// `dx = rstd (g - mean(g) - h mean(g h))` with means over the group, `dw = sum of dy h`, `db = sum of dy`.
+struct Normalise {
+    groups: usize,
+    eps: f64,
+    silu: bool,
+    /// `mean, rstd` of every sample and group, from the forward pass.
+    stats: OnceLock<Vec<f32>>,
+}
+
+impl CustomOp3 for Normalise {
+    fn name(&self) -> &'static str {
+        "group_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (x, w, b) = (cpu(x, lx)?, cpu(w, lw)?, cpu(b, lb)?);
+        let tasks_count = lx.dims()[0] * self.groups;
+        let (size, width) = (x.len() / tasks_count, w.len() / self.groups);
+        let (mut y, mut stats) = (vec![0.0; x.len()], vec![0.0; 2 * tasks_count]);
+        let (shared, shared_stats) = (SharedMut::new(&mut y), SharedMut::new(&mut stats));
+        tasks(tasks_count, |task| {
+            let c = task % self.groups * width;
+            // SAFETY: each task has its own group of `y` and its own pair of `stats`; `at` checks the bounds.
+            let y = unsafe { shared.slice(task * size, size) };
+            // SAFETY: as above.
+            let stats = unsafe { shared_stats.slice(2 * task, 2) };
+            let (w, b) = (&w[c..c + width], &b[c..c + width]);
+            let (mean, rstd) = norm::group(&x[task * size..][..size], w, b, self.eps, self.silu, y);
+            stats.copy_from_slice(&[mean, rstd]);
+        });
+        let _ = self.stats.set(stats); // an op is applied once
+        Ok((CpuStorage::F32(y), lx.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let Some(stats) = self.stats.get() else { candle_core::bail!("group_norm: backward before forward") };
+        let dy = dy.contiguous()?;
+        let ((sx, lx), (sw, lw)) = (x.storage_and_layout(), weight.storage_and_layout());
+        let ((sb, lb), (sd, ld)) = (bias.storage_and_layout(), dy.storage_and_layout());
+        let (values, w, b, dy) = (slice(&sx, lx)?, slice(&sw, lw)?, slice(&sb, lb)?, slice(&sd, ld)?);
+        let (batch, channels) = (x.dim(0)?, w.len());
+        let tasks_count = batch * self.groups;
+        let (size, width) = (values.len() / tasks_count, channels / self.groups);
+        let (mut dx, mut dw, mut db) =
+            (vec![0.0; values.len()], vec![0.0; batch * channels], vec![0.0; batch * channels]);
+        let (to_x, to_w, to_b) = (SharedMut::new(&mut dx), SharedMut::new(&mut dw), SharedMut::new(&mut db));
+        tasks(tasks_count, |task| {
+            let c = task % self.groups * width;
+            // SAFETY: each task has its own group of `dx` and its own channels of `dw` and `db`; `at` checks the bounds.
+            let dx = unsafe { to_x.slice(task * size, size) };
+            // SAFETY: as above.
+            let (dw, db) = unsafe { (to_w.slice(task * width, width), to_b.slice(task * width, width)) };
+            let (x, dy) = (&values[task * size..][..size], &dy[task * size..][..size]);
+            let stats = (stats[2 * task], stats[2 * task + 1]);
+            norm::group_grad(x, dy, &w[c..c + width], &b[c..c + width], stats, self.silu, dw, db, dx);
+        });
+        let over_batch = |operand: &Tensor, parts: &[f32]| {
+            operand
+                .track_op()
+                .then(|| {
+                    let mut sum = vec![0.0; channels];
+                    sum_parts(parts, &mut sum);
+                    Tensor::from_vec(sum, channels, x.device())
+                })
+                .transpose()
+        };
+        let (dw, db) = (over_batch(weight, &dw)?, over_batch(bias, &db)?);
+        let dx = x.track_op().then(|| Tensor::from_vec(dx, x.shape(), x.device())).transpose()?;
+        Ok((dx, dw, db))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::kernels::testing::compare;
+
+    #[test]
+    fn matches_the_composite() {
+        for (batch, channels, groups, side) in [(1, 4, 2, 3), (2, 6, 3, 5), (5, 8, 8, 4), (1, 32, 1, 7), (2, 64, 32, 1)]
+        {
+            let shapes: [&[usize]; 3] = [&[batch, channels, side, side + 1], &[channels], &[channels]];
+            for silu in [false, true] {
+                compare("group_norm", &shapes, 5e-6, &|x| group_norm(&x[0], &x[1], &x[2], groups, 1e-5, silu));
+            }
+        }
+    }
+
+    #[test]
+    fn long_groups_and_views() {
+        compare("group_norm", &[&[1, 4, 61, 67], &[4], &[4]], 5e-6, &|x| {
+            group_norm(&x[0], &x[1], &x[2], 2, 1e-5, true)
+        });
+        compare("group_norm of a view", &[&[2, 3, 4, 6], &[6], &[6]], 5e-6, &|x| {
+            group_norm(&x[0].transpose(1, 3)?, &x[1], &x[2], 2, 1e-5, true)
+        });
+    }
+
+    #[test]
+    fn a_large_mean_costs_no_precision() {
+        compare("group_norm", &[&[2, 4, 40, 40], &[4], &[4]], 1e-3, &|x| {
+            group_norm(&((&x[0] * 0.01)? + 10.0)?, &x[1], &x[2], 2, 1e-5, false)
+        });
+    }
 }

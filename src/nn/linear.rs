@@ -1,8 +1,10 @@
 //! `y = x W^T + b`.
 
+use super::kernels::matmul::{View, column_sums, matmul, matmul_tn};
+use super::kernels::storage::{cpu, fused, slice};
 use super::params::ParamPath;
 use crate::Result;
-use candle_core::Tensor;
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
 /// A linear layer with the checkpoint's `weight` `(out, in)` and, where it has one, `bias` `(out)`.
 #[derive(Clone)]
@@ -33,8 +35,23 @@ impl Linear {
 /// # Shape
 /// `x` `(.., in)`, `weight` `(out, in)`, `bias` `(out)` -> `(.., out)`.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (outputs, inputs) = weight.dims2()?;
+    let operands: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
+    let fits = x.dims().last() == Some(&inputs) && bias.is_none_or(|bias| bias.dims() == [outputs]);
+    if !fits || !fused(&operands) {
+        return reference(x, weight, bias);
+    }
+    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    Ok(match bias {
+        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Product)?,
+        None => x.apply_op2(&weight, Product)?,
+    })
+}
+
+/// The same by candle's ops: for other types and devices, and what the tests compare with.
+fn reference(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let inputs = weight.dim(1)?;
-    let rows = x.elem_count() / inputs;
+    let rows = x.elem_count() / inputs.max(1);
     let mut shape = x.dims().to_vec();
     if let Some(last) = shape.last_mut() {
         *last = weight.dim(0)?;
@@ -45,4 +62,134 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
         None => y,
     };
     Ok(y.reshape(shape)?)
+}
+
+/// `y = x W^T + b` with `dx = dy W`, `dW = dy^T x`, `db = sum of the rows of dy`, each only for a tracked operand.
+struct Product;
+
+impl Product {
+    fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, lx: &Layout, lw: &Layout) -> (CpuStorage, Shape) {
+        let (outputs, inputs) = (lw.dims()[0], lw.dims()[1]);
+        let rows = lx.shape().elem_count() / inputs.max(1);
+        let mut shape = lx.dims().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = outputs;
+        }
+        let mut y = vec![0.0; rows * outputs];
+        matmul((rows, outputs, inputs), View::new(x, inputs, 1), View::new(weight, 1, inputs), bias, &mut y);
+        (CpuStorage::F32(y), Shape::from(shape))
+    }
+
+    fn backward(x: &Tensor, weight: &Tensor, dy: &Tensor) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let (outputs, inputs) = weight.dims2()?;
+        let rows = x.elem_count() / inputs.max(1);
+        let ((sx, lx), (sw, lw), (sd, ld)) =
+            (x.storage_and_layout(), weight.storage_and_layout(), dy.storage_and_layout());
+        let (values, w, dy) = (slice(&sx, lx)?, slice(&sw, lw)?, slice(&sd, ld)?);
+        let dx = x.track_op().then(|| {
+            let mut dx = vec![0.0; rows * inputs];
+            matmul((rows, inputs, outputs), View::new(dy, outputs, 1), View::new(w, inputs, 1), None, &mut dx);
+            Tensor::from_vec(dx, x.shape(), x.device())
+        });
+        let dw = weight.track_op().then(|| {
+            let mut dw = vec![0.0; outputs * inputs];
+            matmul_tn((outputs, inputs, rows), View::new(dy, outputs, 1), View::new(values, inputs, 1), &mut dw);
+            Tensor::from_vec(dw, weight.shape(), weight.device())
+        });
+        Ok((dx.transpose()?, dw.transpose()?))
+    }
+}
+
+impl CustomOp2 for Product {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok(Self::forward(cpu(x, lx)?, cpu(w, lw)?, None, lx, lw))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        Self::backward(x, w, &dy.contiguous()?)
+    }
+}
+
+impl CustomOp3 for Product {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok(Self::forward(cpu(x, lx)?, cpu(w, lw)?, Some(cpu(b, lb)?), lx, lw))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let dy = dy.contiguous()?;
+        let (dx, dw) = Self::backward(x, w, &dy)?;
+        let db = if bias.track_op() {
+            let mut db = vec![0.0; bias.elem_count()];
+            let (sd, ld) = dy.storage_and_layout();
+            column_sums(slice(&sd, ld)?, &mut db);
+            Some(Tensor::from_vec(db, bias.shape(), bias.device())?)
+        } else {
+            None
+        };
+        Ok((dx, dw, db))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::kernels::testing::compare;
+
+    #[test]
+    fn matches_the_composite_with_and_without_bias() {
+        for (rows, inputs, outputs) in [(1, 1, 1), (2, 3, 5), (5, 17, 33), (77, 64, 48), (1030, 40, 129), (3, 300, 700)]
+        {
+            let x: &[usize] = &[1, rows, inputs];
+            let (weight, bias): (&[usize], &[usize]) = (&[outputs, inputs], &[outputs]);
+            compare("linear", &[x, weight, bias], 2e-6, &|x| linear(&x[0], &x[1], Some(&x[2])));
+            compare("linear without bias", &[x, weight], 2e-6, &|x| linear(&x[0], &x[1], None));
+        }
+    }
+
+    #[test]
+    fn reads_views_that_are_not_contiguous() {
+        compare("linear", &[&[2, 7, 9], &[7, 4], &[8]], 2e-6, &|x| {
+            linear(&x[0].transpose(1, 2)?, &x[1].t()?, Some(&x[2].narrow(0, 3, 4)?))
+        });
+    }
+
+    #[test]
+    fn long_weight_gradients_are_cut_and_summed() {
+        compare("linear", &[&[4100, 24], &[20, 24], &[20]], 4e-6, &|x| linear(&x[0], &x[1], Some(&x[2])));
+    }
 }

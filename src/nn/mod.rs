@@ -9,6 +9,7 @@ mod attention;
 mod backward;
 mod conv2d;
 mod group_norm;
+mod kernels;
 mod layer_norm;
 mod layout;
 mod linear;

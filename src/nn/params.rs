@@ -179,6 +179,11 @@ impl ParamPath<'_> {
         self.loader.store.tensors.contains_key(&self.name(name))
     }
 
+    /// How many dimensions the checkpoint's tensor has.
+    pub fn rank(&self, name: &str) -> Option<usize> {
+        self.loader.store.tensors.get(&self.name(name)).map(Tensor::rank)
+    }
+
     /// Whether this tensor keeps its value for the life of the network, so that a packed form of it may be kept.
     pub fn is_constant(&self, name: &str) -> bool {
         !self.loader.store.mutable.contains(&self.name(name))

@@ -1,5 +1,15 @@
 //! The networks of Stable Diffusion, one struct a module, fields named as the checkpoint names them.
 
+mod classifier;
+mod pipeline;
+mod text_encoder;
+mod tokenizer;
 mod unet;
+mod vae;
 
+pub use classifier::{Axis, Classifier, ClassifierConfig, LayerType};
+pub use pipeline::{SampleOptions, StableDiffusion};
+pub use text_encoder::{Activation, TextEncoder, TextEncoderConfig, TextOutput};
+pub use tokenizer::{Tokenizer, Tokens};
 pub use unet::{AddedConditions, OneOrEach, Unet, UnetConfig, sinusoid};
+pub use vae::{Vae, VaeConfig};

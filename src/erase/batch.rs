@@ -1,0 +1,75 @@
+//! Noisy batches: which latents a step sees, at which timestep, under which noise.
+
+use super::data::Latents;
+use super::settings::Batches;
+use crate::Result;
+use crate::diffusion::{Generator, Schedule};
+use candle_core::Tensor;
+
+/// One batch, ready for the UNet.
+pub struct Batch {
+    /// `(B, C, h, w)`: latents with noise.
+    pub noisy: Tensor,
+    /// A timestep for each row.
+    pub t: Vec<f32>,
+    /// What the model should predict: the noise, or v.
+    pub target: Tensor,
+    /// For each row, the index of its prompt.
+    pub prompts: Vec<u32>,
+}
+
+impl Batch {
+    /// Noises the latents `x0` `(B, C, h, w)` at `t`, with the given noise.
+    pub fn new(schedule: &Schedule, x0: &Tensor, t: &[usize], noise: &Tensor, prompts: Vec<u32>) -> Result<Self> {
+        Ok(Self {
+            noisy: schedule.add_noise(x0, noise, t)?,
+            t: t.iter().map(|t| *t as f32).collect(),
+            target: schedule.target(x0, noise, t)?,
+            prompts,
+        })
+    }
+
+    /// Rows of `embeddings` `(P, L, D)`, one for each row of the batch.
+    pub fn context(&self, embeddings: &Tensor) -> Result<Tensor> {
+        let index = Tensor::new(self.prompts.as_slice(), embeddings.device())?;
+        Ok(embeddings.index_select(&index, 0)?)
+    }
+}
+
+/// Draws batches from latents.
+pub struct Loader<'a> {
+    data: &'a Latents,
+    schedule: &'a Schedule,
+    size: usize,
+    batches: Batches,
+    queue: Vec<u32>,
+}
+
+impl<'a> Loader<'a> {
+    /// A loader of batches of `size` rows (fewer if there are fewer latents).
+    pub fn new(data: &'a Latents, schedule: &'a Schedule, size: usize, batches: Batches) -> Self {
+        Self { data, schedule, size: size.min(data.len()), batches, queue: Vec::new() }
+    }
+
+    /// The next batch: rows in turn, shuffled anew when all were seen; timestep and noise drawn from `noise`.
+    pub fn next(&mut self, noise: &mut Generator) -> Result<Batch> {
+        let rows: Vec<u32> = match self.batches {
+            Batches::Fixed => (0..self.size as u32).collect(),
+            Batches::Live => (0..self.size).map(|_| self.draw(noise)).collect(),
+        };
+        let device = self.data.latents.device();
+        let x0 = self.data.latents.index_select(&Tensor::new(rows.as_slice(), device)?, 0)?;
+        let t: Vec<usize> = rows.iter().map(|_| noise.below(self.schedule.alphas_cumprod.len())).collect();
+        let eps = noise.randn_tensor(x0.dims(), device)?;
+        let prompts = rows.iter().map(|row| self.data.of_prompt[*row as usize] as u32).collect();
+        Batch::new(self.schedule, &x0, &t, &eps, prompts)
+    }
+
+    fn draw(&mut self, noise: &mut Generator) -> u32 {
+        if self.queue.is_empty() {
+            self.queue = (0..self.data.len() as u32).collect();
+            noise.shuffle(&mut self.queue);
+        }
+        self.queue.pop().unwrap_or(0)
+    }
+}

@@ -1,0 +1,26 @@
+//! The losses of scoring, memories and repair. All are means over the batch of means over the latent.
+
+use super::batch::Batch;
+use crate::Result;
+use crate::sd::Unet;
+use candle_core::Tensor;
+
+/// The scale of the published class script's guided score: `(1 + w) cond - w uncond`.
+const GUIDED_W: f64 = 7.5;
+
+/// Mean squared error.
+pub fn mse(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    Ok((a - b)?.sqr()?.mean_all()?)
+}
+
+/// The denoising loss `l(x, c; theta)`: the prediction against the noise (or v).
+pub fn denoising(unet: &Unet, batch: &Batch, context: &Tensor) -> Result<Tensor> {
+    mse(&unet.forward(&batch.noisy, &batch.t, context)?, &batch.target)
+}
+
+/// The denoising loss of the guided prediction `8.5 cond - 7.5 uncond`; the gradient flows through both.
+pub fn guided_denoising(unet: &Unet, batch: &Batch, context: &Tensor, uncond: &Tensor) -> Result<Tensor> {
+    let cond = unet.forward(&batch.noisy, &batch.t, context)?;
+    let uncond = unet.forward(&batch.noisy, &batch.t, uncond)?;
+    mse(&((cond * (1.0 + GUIDED_W))? - (uncond * GUIDED_W)?)?, &batch.target)
+}

@@ -1,0 +1,178 @@
+//! Repair: the trimmed model is trained on the retain data, and away from the concept, with projected gradients.
+
+use super::adam::Adam;
+use super::batch::{Batch, Loader};
+use super::data::Data;
+use super::loss::{denoising, mse};
+use super::project::project;
+use super::settings::{ForgetTerm, RetainTarget, Settings, Teacher};
+use crate::Result;
+use crate::diffusion::{Generator, Schedule};
+use crate::nn::{Gradients, ParamStore, backward};
+use crate::progress::{Event, Progress, check_interrupted};
+use crate::sd::{Unet, UnetConfig};
+use candle_core::Tensor;
+use serde::Serialize;
+
+/// What one repair step saw; part of the report.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct StepRecord {
+    /// The retain term.
+    pub retain: f32,
+    /// The forget term, before its weight (and sign).
+    pub forget: f32,
+    /// Whether the step violated a memory and was projected.
+    pub projected: bool,
+    /// The largest multiplier of a memory.
+    pub v: f64,
+}
+
+/// Text embeddings of every prompt that training uses, computed once, `(P, L, D)`.
+pub struct Embeddings {
+    /// Of the forget prompts.
+    pub forget: Tensor,
+    /// Of each forget prompt's anchor.
+    pub anchors: Tensor,
+    /// Of the retain prompts.
+    pub retain: Tensor,
+    /// Of the empty prompt, `(1, L, D)`.
+    pub empty: Tensor,
+}
+
+/// Everything that a repair works with.
+pub struct Repair<'a> {
+    /// Architecture.
+    pub config: &'a UnetConfig,
+    /// The trimmed model; its trainable parameters change.
+    pub params: &'a ParamStore,
+    /// The model as it was.
+    pub base: &'a ParamStore,
+    /// Noise schedule and parametrisation.
+    pub schedule: &'a Schedule,
+    /// Latents.
+    pub data: &'a Data,
+    /// Text embeddings.
+    pub embeddings: &'a Embeddings,
+    /// Settings.
+    pub settings: &'a Settings,
+    /// Names over which the gradients are projected.
+    pub project: &'a [String],
+}
+
+impl Repair<'_> {
+    /// Runs all steps. Draws from `noise` alone, so the outcome depends on its seed.
+    pub fn run(&self, noise: &mut Generator, progress: &mut dyn Progress) -> Result<Vec<StepRecord>> {
+        let s = self.settings;
+        progress.event(Event::Stage { name: "repairing", steps: s.repair_steps });
+        let student = Unet::new(self.config, self.params)?;
+        let base = Unet::new(self.config, &self.base.detached())?;
+        let current = Unet::new(self.config, &self.params.detached())?;
+        let mut forget = Loader::new(&self.data.forget, self.schedule, s.forget_batch, s.batches);
+        let mut retain = Loader::new(&self.data.retain, self.schedule, s.retain_batch, s.batches);
+        let mut adam = Adam::default();
+        let mut memories: Vec<Gradients> = Vec::new();
+        let mut records = Vec::with_capacity(s.repair_steps);
+        for step in 0..s.repair_steps {
+            check_interrupted()?;
+            if self.memory_is_due(step) {
+                memories = self.memories(&student, &mut forget, noise)?;
+            }
+            let (f, r) = (forget.next(noise)?, retain.next(noise)?);
+            let (loss, mut record) = self.loss(&student, &base, &current, &f, &r)?;
+            let mut gradients = backward(loss, self.params)?;
+            if !memories.is_empty() {
+                let p = &s.projection;
+                let eps = if p.relative_eps { p.eps * mean_square(&memories, self.project)? } else { p.eps };
+                let done = project(&mut gradients, &memories, self.project, p.margin, eps)?;
+                record.projected = done.changed();
+                record.v = done.v.iter().copied().fold(0.0, f64::max);
+            }
+            adam.step(self.params, &gradients, self.learning_rate(step))?;
+            progress.event(Event::Step { loss: Some(f64::from(record.retain)) });
+            records.push(record);
+        }
+        Ok(records)
+    }
+
+    fn memory_is_due(&self, step: usize) -> bool {
+        let p = &self.settings.projection;
+        p.memories > 0 && (step == 0 || (p.every > 0 && step % p.every == 0))
+    }
+
+    /// `m = -grad l(D_f)` of the model as it is, each over `projection.batches` batches.
+    fn memories(&self, student: &Unet, forget: &mut Loader<'_>, noise: &mut Generator) -> Result<Vec<Gradients>> {
+        let p = &self.settings.projection;
+        let mut memories = Vec::with_capacity(p.memories);
+        for _ in 0..p.memories {
+            let mut sum = Gradients::new();
+            for _ in 0..p.batches.max(1) {
+                check_interrupted()?;
+                let batch = forget.next(noise)?;
+                let loss = denoising(student, &batch, &batch.context(&self.embeddings.forget)?)?;
+                for (name, g) in backward((loss * (-1.0 / p.batches.max(1) as f64))?, self.params)? {
+                    let total = match sum.get(&name) {
+                        Some(so_far) => (so_far + g)?,
+                        None => g,
+                    };
+                    sum.insert(name, total);
+                }
+            }
+            memories.push(sum);
+        }
+        Ok(memories)
+    }
+
+    /// The repair loss on one forget and one retain batch, in one pass of student and teacher.
+    fn loss(&self, student: &Unet, base: &Unet, current: &Unet, f: &Batch, r: &Batch) -> Result<(Tensor, StepRecord)> {
+        let s = self.settings;
+        let (n_f, n_r) = (f.t.len(), r.t.len());
+        let anchor = s.forget_term == ForgetTerm::Anchor;
+        let x = Tensor::cat(&[&f.noisy, &r.noisy], 0)?;
+        let t: Vec<f32> = f.t.iter().chain(&r.t).copied().collect();
+        let retain_context = r.context(&self.embeddings.retain)?;
+        let anchor_context = f.context(&self.embeddings.anchors)?;
+        let (forget_target, retain_target) = match (anchor, s.teacher, s.retain_target) {
+            (true, Teacher::Base, RetainTarget::Base) => {
+                let both = base.forward(&x, &t, &Tensor::cat(&[&anchor_context, &retain_context], 0)?)?;
+                (both.narrow(0, 0, n_f)?, both.narrow(0, n_f, n_r)?)
+            }
+            _ => {
+                let teacher = if s.teacher == Teacher::Base { base } else { current };
+                let forget = if anchor { teacher.forward(&f.noisy, &f.t, &anchor_context)? } else { f.target.clone() };
+                let retain = match s.retain_target {
+                    RetainTarget::Base => base.forward(&r.noisy, &r.t, &retain_context)?,
+                    RetainTarget::Noise => r.target.clone(),
+                };
+                (forget, retain)
+            }
+        };
+        let context = Tensor::cat(&[&f.context(&self.embeddings.forget)?, &retain_context], 0)?;
+        let prediction = student.forward(&x, &t, &context)?;
+        let forget = mse(&prediction.narrow(0, 0, n_f)?, &forget_target)?;
+        let retain = mse(&prediction.narrow(0, n_f, n_r)?, &retain_target)?;
+        let record = StepRecord {
+            retain: retain.to_scalar::<f32>()?,
+            forget: forget.to_scalar::<f32>()?,
+            ..StepRecord::default()
+        };
+        let weight = if anchor { s.lambda } else { -s.lambda };
+        Ok(((retain + (forget * weight)?)?, record))
+    }
+
+    /// Constant, or a warm-up over the first twentieth and half a cosine to zero.
+    fn learning_rate(&self, step: usize) -> f64 {
+        let s = self.settings;
+        if !s.cosine {
+            return s.learning_rate;
+        }
+        let (step, steps) = (step as f64 + 0.5, s.repair_steps as f64);
+        let warm = (step / (0.05 * steps).max(1.0)).min(1.0);
+        s.learning_rate * warm * 0.5 * (1.0 + (std::f64::consts::PI * step / steps).cos())
+    }
+}
+
+/// Mean of the Gram matrix's diagonal.
+fn mean_square(memories: &[Gradients], names: &[String]) -> Result<f64> {
+    let squares = memories.iter().map(|m| super::project::dot(m, m, names)).collect::<Result<Vec<_>>>()?;
+    Ok(squares.iter().sum::<f64>() / squares.len().max(1) as f64)
+}

@@ -1,0 +1,67 @@
+//! Loops over blocks, on rayon's threads if there is more than one block.
+
+use rayon::prelude::*;
+
+/// `f(i, chunk i of out)` for chunks of `size` elements (the last may be shorter).
+pub fn chunks(out: &mut [f32], size: usize, f: impl Fn(usize, &mut [f32]) + Send + Sync) {
+    if out.len() <= size {
+        return f(0, out);
+    }
+    out.par_chunks_mut(size.max(1)).enumerate().for_each(|(i, chunk)| f(i, chunk));
+}
+
+/// `f(i)` for `i` in `0..tasks`.
+pub fn tasks(tasks: usize, f: impl Fn(usize) + Send + Sync) {
+    if tasks <= 1 {
+        return (0..tasks).for_each(f);
+    }
+    (0..tasks).into_par_iter().for_each(f);
+}
+
+/// Sums `parts` slices of `out.len()` elements, in order, into `out`.
+pub fn sum_parts(parts: &[f32], out: &mut [f32]) {
+    const BLOCK: usize = 8192;
+    let n = out.len();
+    chunks(out, BLOCK, |i, out| {
+        out.fill(0.0);
+        for part in parts.chunks_exact(n.max(1)) {
+            for (o, p) in out.iter_mut().zip(&part[i * BLOCK..]) {
+                *o += p;
+            }
+        }
+    });
+}
+
+/// A pointer that tasks share to write to parts of a slice that do not overlap.
+#[derive(Clone, Copy)]
+pub struct SharedMut {
+    data: *mut f32,
+    len: usize,
+}
+
+// SAFETY: `SharedMut::at` is unsafe and demands that no two threads touch the same elements.
+unsafe impl Send for SharedMut {}
+// SAFETY: as above.
+unsafe impl Sync for SharedMut {}
+
+impl SharedMut {
+    /// Shares `data`, which must outlive every use.
+    pub fn new(data: &mut [f32]) -> Self {
+        Self { data: data.as_mut_ptr(), len: data.len() }
+    }
+
+    /// The pointer to element `offset`, checked to have `extent` elements from there.
+    pub fn at(self, offset: usize, extent: usize) -> *mut f32 {
+        assert!(offset + extent <= self.len, "a task reaches past the end of its output");
+        self.data.wrapping_add(offset)
+    }
+
+    /// The `extent` elements from `offset` on.
+    ///
+    /// # Safety
+    /// No other task may touch them meanwhile, and the shared slice must be alive.
+    pub unsafe fn slice<'a>(self, offset: usize, extent: usize) -> &'a mut [f32] {
+        // SAFETY: `at` checks the bounds; the caller vouches for the rest.
+        unsafe { std::slice::from_raw_parts_mut(self.at(offset, extent), extent) }
+    }
+}

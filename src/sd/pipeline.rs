@@ -1,0 +1,118 @@
+//! The parts of a Stable Diffusion model together: prompts to embeddings, noise to latents, latents to pictures.
+
+use super::{TextEncoder, Tokenizer, Unet, UnetConfig, Vae};
+use crate::diffusion::{self, Generator, Sampler, Schedule, SchedulerConfig};
+use crate::nn::ParamStore;
+use crate::{Error, Result};
+use candle_core::{Device, Tensor};
+
+/// A loaded model.
+pub struct StableDiffusion {
+    /// Prompts to token ids.
+    pub tokenizer: Tokenizer,
+    /// Token ids to embeddings; always frozen.
+    pub text_encoder: TextEncoder,
+    /// The UNet's architecture.
+    pub unet_config: UnetConfig,
+    /// The UNet's parameters.
+    pub unet_params: ParamStore,
+    /// Pictures to latents and back; always frozen.
+    pub vae: Vae,
+    /// The noise schedule and default sampler.
+    pub scheduler: SchedulerConfig,
+}
+
+/// How latents are sampled.
+#[derive(Debug, Clone)]
+pub struct SampleOptions {
+    /// The sampler.
+    pub sampler: Sampler,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Classifier-free guidance; 1 or less switches it off.
+    pub guidance_scale: f64,
+    /// Noise added in each DDIM step, 0 to 1.
+    pub eta: f64,
+    /// Height and width of the latents; by default as the UNet's config says.
+    pub size: Option<(usize, usize)>,
+}
+
+impl StableDiffusion {
+    /// Text embeddings, `(B, L, D)`, without a graph.
+    pub fn embed<S: AsRef<str>>(&self, prompts: &[S]) -> Result<Tensor> {
+        let ids = self.tokenizer.encode(prompts)?.ids;
+        let parts = ids.chunks(64).map(|ids| self.text_encoder.forward(ids)).collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&parts, 0)?.detach())
+    }
+
+    /// The UNet for sampling: it never records a graph.
+    pub fn unet(&self) -> Result<Unet> {
+        Unet::new(&self.unet_config, &self.unet_params.detached())
+    }
+
+    /// Height and width of the latents by default.
+    pub fn latent_size(&self) -> usize {
+        self.unet_config.sample_size.unwrap_or(64)
+    }
+
+    /// One latent for each seed: row i depends on its own prompt, negative prompt and seed alone, but for rounding.
+    ///
+    /// # Shape
+    /// `B` prompts, negatives and seeds -> `(B, C, h, w)`.
+    pub fn sample_latents<S: AsRef<str>>(
+        &self,
+        unet: &Unet,
+        options: &SampleOptions,
+        prompts: &[S],
+        negatives: &[S],
+        seeds: &[u64],
+    ) -> Result<Tensor> {
+        if prompts.len() != negatives.len() || prompts.len() != seeds.len() || prompts.is_empty() {
+            return Err(Error::usage(format!(
+                "{} prompts, {} negative prompts and {} seeds do not match",
+                prompts.len(),
+                negatives.len(),
+                seeds.len()
+            )));
+        }
+        let side = self.latent_size();
+        let (height, width) = options.size.unwrap_or((side, side));
+        let shape = [1, self.unet_config.in_channels, height, width];
+        let mut streams: Vec<Generator> = seeds.iter().map(|seed| Generator::new(*seed)).collect();
+        let mut draw = |_: &[usize]| -> Result<Tensor> {
+            let rows = streams.iter_mut().map(|s| s.randn_tensor(&shape, &Device::Cpu)).collect::<Result<Vec<_>>>()?;
+            Ok(Tensor::cat(&rows, 0)?)
+        };
+        let start = draw(&[])?;
+        self.denoise(unet, options, &self.embed(prompts)?, &self.embed(negatives)?, start, &mut draw)
+    }
+
+    /// Denoises unit-normal latents `start` `(B, C, h, w)` under the given embeddings `(B, L, D)`.
+    pub fn denoise(
+        &self,
+        unet: &Unet,
+        options: &SampleOptions,
+        context: &Tensor,
+        negative: &Tensor,
+        start: Tensor,
+        noise: &mut dyn FnMut(&[usize]) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let rows = start.dim(0)?;
+        let guided = options.guidance_scale > 1.0;
+        let both = if guided { Tensor::cat(&[negative, context], 0)? } else { context.clone() }; // [uncond | cond]
+        let mut predict = |x: &Tensor, t: f32| -> Result<Tensor> {
+            if !guided {
+                return unet.forward(x, &vec![t; rows], &both);
+            }
+            let eps = unet.forward(&Tensor::cat(&[x, x], 0)?, &vec![t; 2 * rows], &both)?;
+            diffusion::guide(&eps.narrow(0, 0, rows)?, &eps.narrow(0, rows, rows)?, options.guidance_scale)
+        };
+        let schedule = Schedule::new(&self.scheduler)?;
+        diffusion::sample(options.sampler, &schedule, options.steps, options.eta, start, noise, &mut predict)
+    }
+
+    /// Pictures `(B, 3, H, W)` in about -1 to 1.
+    pub fn decode_latents(&self, latents: &Tensor) -> Result<Tensor> {
+        self.vae.decode(&(latents / self.vae.scaling_factor())?)
+    }
+}

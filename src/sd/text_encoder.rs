@@ -1,0 +1,222 @@
+//! CLIP's text tower (transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`).
+
+use crate::nn::{LayerNorm, Linear, ParamPath, ParamStore, attention, gelu, quick_gelu};
+use crate::{Error, Result};
+use candle_core::{Device, Tensor};
+use serde::Deserialize;
+
+/// `text_encoder/config.json`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct TextEncoderConfig {
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// Features.
+    pub hidden_size: usize,
+    /// Features between the two layers of an MLP.
+    pub intermediate_size: usize,
+    /// Transformer layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// The longest prompt, in tokens.
+    #[serde(default = "seventy_seven")]
+    pub max_position_embeddings: usize,
+    /// Activation of the MLPs.
+    #[serde(default)]
+    pub hidden_act: Activation,
+    /// Epsilon of the layer norms.
+    #[serde(default = "layer_norm_eps")]
+    pub layer_norm_eps: f64,
+    /// Features of the pooled projection, where the model has one.
+    #[serde(default = "projection_dim")]
+    pub projection_dim: usize,
+}
+
+/// The activations of CLIP models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x sigmoid(1.702 x)`: SD 1.x.
+    #[default]
+    QuickGelu,
+    /// The exact GELU: SD 2.x.
+    Gelu,
+}
+
+fn seventy_seven() -> usize {
+    77
+}
+fn layer_norm_eps() -> f64 {
+    1e-5
+}
+fn projection_dim() -> usize {
+    512
+}
+
+/// `self_attn`.
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    fn new(c: &TextEncoderConfig, path: &ParamPath<'_>) -> Result<Self> {
+        let linear = |name: &str| Linear::new(c.hidden_size, c.hidden_size, path.pp(name));
+        Ok(Self {
+            q_proj: linear("q_proj")?,
+            k_proj: linear("k_proj")?,
+            v_proj: linear("v_proj")?,
+            out_proj: linear("out_proj")?,
+            heads: c.num_attention_heads,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (q, k, v) = (self.q_proj.forward(x)?, self.k_proj.forward(x)?, self.v_proj.forward(x)?);
+        self.out_proj.forward(&attention(&q, &k, &v, self.heads, true)?)
+    }
+}
+
+/// `encoder.layers.N`.
+struct EncoderLayer {
+    layer_norm1: LayerNorm,
+    self_attn: Attention,
+    layer_norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    activation: Activation,
+}
+
+impl EncoderLayer {
+    fn new(c: &TextEncoderConfig, path: ParamPath<'_>) -> Result<Self> {
+        Ok(Self {
+            layer_norm1: LayerNorm::new(c.hidden_size, c.layer_norm_eps, path.pp("layer_norm1"))?,
+            self_attn: Attention::new(c, &path.pp("self_attn"))?,
+            layer_norm2: LayerNorm::new(c.hidden_size, c.layer_norm_eps, path.pp("layer_norm2"))?,
+            fc1: Linear::new(c.hidden_size, c.intermediate_size, path.pp("mlp.fc1"))?,
+            fc2: Linear::new(c.intermediate_size, c.hidden_size, path.pp("mlp.fc2"))?,
+            activation: c.hidden_act,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = (x + self.self_attn.forward(&self.layer_norm1.forward(x)?)?)?;
+        let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
+        let h = match self.activation {
+            Activation::QuickGelu => quick_gelu(&h)?,
+            Activation::Gelu => gelu(&h)?,
+        };
+        Ok((x + self.fc2.forward(&h)?)?)
+    }
+}
+
+/// The text encoder.
+pub struct TextEncoder {
+    token_embedding: Tensor,
+    position_embedding: Tensor,
+    layers: Vec<EncoderLayer>,
+    final_layer_norm: LayerNorm,
+    text_projection: Option<Linear>,
+    config: TextEncoderConfig,
+}
+
+/// What the encoder computed of some prompts.
+pub struct TextOutput {
+    /// After the final norm, `(B, L, hidden)`.
+    pub last_hidden_state: Tensor,
+    /// Of the last layer but one, without a norm, `(B, L, hidden)`.
+    pub penultimate: Tensor,
+    /// The projected state at each prompt's first EOS, `(B, projection)`, where the model has a projection.
+    pub pooled: Option<Tensor>,
+}
+
+impl TextEncoder {
+    /// Builds the network; names may begin with `text_model.` (transformers 4) or not (5).
+    ///
+    /// # Errors
+    /// If the config makes no sense or the load is not clean.
+    pub fn new(config: &TextEncoderConfig, params: &ParamStore) -> Result<Self> {
+        let c = config;
+        if c.num_attention_heads == 0 || !c.hidden_size.is_multiple_of(c.num_attention_heads) || c.num_hidden_layers == 0 {
+            return Err(Error::usage(format!(
+                "{} features cannot be divided into {} heads in {} layers",
+                c.hidden_size, c.num_attention_heads, c.num_hidden_layers
+            )));
+        }
+        let loader = params.loader().ignoring("position_ids");
+        let root = loader.root();
+        let prefixed = params.tensors().keys().any(|name| name.starts_with("text_model."));
+        let model = if prefixed { root.pp("text_model") } else { root.clone() };
+        let (embeddings, layers) = (model.pp("embeddings"), model.pp("encoder.layers"));
+        let projection = root
+            .contains("text_projection.weight")
+            .then(|| Linear::no_bias(c.hidden_size, c.projection_dim, root.pp("text_projection")));
+        let encoder = Self {
+            token_embedding: embeddings.get(&[c.vocab_size, c.hidden_size], "token_embedding.weight")?,
+            position_embedding: embeddings
+                .get(&[c.max_position_embeddings, c.hidden_size], "position_embedding.weight")?,
+            layers: (0..c.num_hidden_layers).map(|i| EncoderLayer::new(c, layers.pp(i))).collect::<Result<_>>()?,
+            final_layer_norm: LayerNorm::new(c.hidden_size, c.layer_norm_eps, model.pp("final_layer_norm"))?,
+            text_projection: projection.transpose()?,
+            config: c.clone(),
+        };
+        loader.finish("text encoder")?;
+        Ok(encoder)
+    }
+
+    /// Its config.
+    pub fn config(&self) -> &TextEncoderConfig {
+        &self.config
+    }
+
+    /// The last hidden state after the final norm.
+    ///
+    /// # Shape
+    /// `B` prompts of `L` ids -> `(B, L, hidden)`.
+    pub fn forward(&self, ids: &[Vec<u32>]) -> Result<Tensor> {
+        let (last, _) = self.states(ids)?;
+        self.final_layer_norm.forward(&last)
+    }
+
+    /// All that SDXL needs; `eos` is the id whose first place is pooled.
+    pub fn forward_all(&self, ids: &[Vec<u32>], eos: u32) -> Result<TextOutput> {
+        let (last, penultimate) = self.states(ids)?;
+        let last_hidden_state = self.final_layer_norm.forward(&last)?;
+        let pooled = match &self.text_projection {
+            Some(projection) => {
+                let place = |row: &Vec<u32>| row.iter().position(|id| *id == eos).unwrap_or(row.len() - 1);
+                let rows = ids.iter().enumerate().map(|(i, row)| last_hidden_state.get(i)?.narrow(0, place(row), 1));
+                Some(projection.forward(&Tensor::cat(&rows.collect::<candle_core::Result<Vec<_>>>()?, 0)?)?)
+            }
+            None => None,
+        };
+        Ok(TextOutput { last_hidden_state, penultimate, pooled })
+    }
+
+    fn states(&self, ids: &[Vec<u32>]) -> Result<(Tensor, Tensor)> {
+        let (batch, length) = (ids.len(), ids.first().map_or(0, Vec::len));
+        let positions = self.config.max_position_embeddings;
+        if length == 0 || length > positions || ids.iter().any(|row| row.len() != length) {
+            return Err(Error::usage(format!("prompts of {length} tokens; the text encoder takes 1 to {positions}, all alike")));
+        }
+        let flat: Vec<u32> = ids.iter().flatten().copied().collect();
+        if let Some(id) = flat.iter().find(|id| **id as usize >= self.config.vocab_size) {
+            return Err(Error::usage(format!(
+                "token {id} is beyond the text encoder's vocabulary of {}; tokenizer and text encoder do not belong together",
+                self.config.vocab_size
+            )));
+        }
+        let index = Tensor::from_vec(flat, batch * length, &Device::Cpu)?;
+        let tokens = self.token_embedding.index_select(&index, 0)?.reshape((batch, length, ()))?;
+        let mut x = tokens.broadcast_add(&self.position_embedding.narrow(0, 0, length)?)?; // (B, L, hidden)
+        let mut before = x.clone();
+        for layer in &self.layers {
+            before = x;
+            x = layer.forward(&before)?;
+        }
+        Ok((x, before))
+    }
+}
