@@ -35,7 +35,8 @@ fn large_sizes_equal_torch_at_both_ends_and_in_sum() {
         let list = |key: &str| -> Vec<f32> { serde_json::from_value(golden[key].clone()).unwrap() };
         assert_equal(name, &ours[..8], &list("first"));
         assert_equal(name, &ours[ours.len() - 20..], &list("last"));
-        let sums = (ours.iter().map(|v| f64::from(*v)).sum::<f64>(), ours.iter().map(|v| f64::from(v.abs())).sum::<f64>());
+        let sums =
+            (ours.iter().map(|v| f64::from(*v)).sum::<f64>(), ours.iter().map(|v| f64::from(v.abs())).sum::<f64>());
         assert!((sums.0 - golden["sum"].as_f64().unwrap()).abs() < 1e-2, "{name}");
         assert!((sums.1 - golden["sum_abs"].as_f64().unwrap()).abs() < 1e-2, "{name}");
         compared += 1;

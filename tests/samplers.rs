@@ -11,7 +11,14 @@ fn demo() -> StableDiffusion {
     erase_concept::checkpoint::load_model(&erase_concept::hub::resolve("demo").unwrap()).unwrap().model
 }
 
-fn denoise(model: &StableDiffusion, o: &SampleOptions, prompts: &[&str], negative: &[&str], start: &Tensor, seed: u64) -> Tensor {
+fn denoise(
+    model: &StableDiffusion,
+    o: &SampleOptions,
+    prompts: &[&str],
+    negative: &[&str],
+    start: &Tensor,
+    seed: u64,
+) -> Tensor {
     let unet = model.unet().unwrap();
     let (context, negative) = (model.embed(prompts).unwrap(), model.embed(negative).unwrap());
     let mut stream = Generator::new(seed);
@@ -42,7 +49,8 @@ fn timesteps_and_final_latents_equal_diffusers() {
 #[test]
 fn negative_prompts_eta_and_pictures_equal_diffusers() {
     let (model, g, facts) = (demo(), goldens("demo"), facts("demo"));
-    let negative: Vec<&str> = facts["negative_case"]["negative"].as_array().unwrap().iter().filter_map(|v| v.as_str()).collect();
+    let negative: Vec<&str> =
+        facts["negative_case"]["negative"].as_array().unwrap().iter().filter_map(|v| v.as_str()).collect();
     let latents = denoise(&model, &options(Sampler::Ddim, 10, 3.0), &PROMPTS, &negative, &g["sampler.start"], 0);
     assert_close("negative", &latents, &g["sampler.ddim.negative"], 2e-3);
     let eta = SampleOptions { eta: 1.0, ..options(Sampler::Ddim, 10, 7.5) };

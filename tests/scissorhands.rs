@@ -4,7 +4,7 @@ mod common;
 
 use candle_core::Tensor;
 use common::{assert_close, facts, goldens, tensors};
-use erase_concept::diffusion::{Schedule, SchedulerConfig};
+use erase_concept::diffusion::Schedule;
 use erase_concept::erase::adam::Adam;
 use erase_concept::erase::batch::Batch;
 use erase_concept::erase::loss::{denoising, guided_denoising, mse};
@@ -246,7 +246,8 @@ fn adam_equals_pytorchs_after_three_pinned_steps() {
     params.make_trainable(four).unwrap();
     let mut adam = Adam::default();
     for step in 0..3 {
-        let gradients: Gradients = four.iter().map(|n| (n.clone(), g[&format!("adam.grad{step}.{n}")].clone())).collect();
+        let gradients: Gradients =
+            four.iter().map(|n| (n.clone(), g[&format!("adam.grad{step}.{n}")].clone())).collect();
         adam.step(&params, &gradients, 1e-3).unwrap();
     }
     for n in four {

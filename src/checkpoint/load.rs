@@ -44,7 +44,7 @@ pub fn load_model(files: &ModelFiles) -> Result<LoadedModel> {
 
     let scheduler = "scheduler/scheduler_config.json";
     let scheduler = SchedulerConfig::from_json(&text(scheduler)?).map_err(in_file(scheduler))?;
-    let tokenizer = Tokenizer::from_files(&|name| {
+    let mut tokenizer = Tokenizer::from_files(&|name| {
         let bytes = files.try_read(&format!("tokenizer/{name}"))?;
         Ok(bytes.map(std::borrow::Cow::into_owned))
     })
@@ -60,9 +60,11 @@ pub fn load_model(files: &ModelFiles) -> Result<LoadedModel> {
     let text_encoder = TextEncoder::new(&json(files, "text_encoder/config.json")?, &text_encoder);
     let vae = weights(files, "vae/diffusion_pytorch_model.safetensors")?;
     let vae = Vae::new(&json(files, "vae/config.json")?, &vae);
+    let text_encoder = text_encoder.map_err(in_file("text_encoder"))?;
+    tokenizer.limit_to(text_encoder.config().max_position_embeddings);
     let model = StableDiffusion {
         tokenizer,
-        text_encoder: text_encoder.map_err(in_file("text_encoder"))?,
+        text_encoder,
         unet_config,
         unet_params,
         vae: vae.map_err(in_file("vae"))?,

@@ -4,6 +4,7 @@
 mod dtype;
 mod files;
 mod hash;
+mod load;
 mod malformed;
 mod output_folder;
 mod read;
@@ -13,6 +14,7 @@ mod write;
 
 pub use files::{Inventory, ModelFiles};
 pub use hash::{base_sha256, sha256_file, sha256_hex};
+pub use load::{LoadedModel, load_model, save_model};
 pub use output_folder::OutputFolder;
 pub use read::{Component, load_tensors};
 pub use save::save_edited;

@@ -118,6 +118,7 @@ pub fn sample<'a>(
     if eta > 0.0 && sampler != Sampler::Ddim {
         return Err(Error::usage(format!("--eta goes with --scheduler ddim, not with {sampler}")));
     }
+    timesteps(sampler, schedule, steps)?; // refuses step counts that make no sense
     let mut run = Run { schedule, steps, eta, noise, predict };
     match sampler {
         Sampler::Ddim => ddim::ddim(&mut run, latent),

@@ -31,7 +31,8 @@ impl Adam {
         let (rest1, rest2) = ((1.0 - BETAS.0) as f32, (1.0 - BETAS.1) as f32);
         for (name, var) in params.vars() {
             let gradient = gradients.get(name);
-            let gradient = gradient.ok_or_else(|| Error::Numeric(format!("{name} is trainable but got no gradient")))?;
+            let gradient =
+                gradient.ok_or_else(|| Error::Numeric(format!("{name} is trainable but got no gradient")))?;
             let g: Vec<f32> = gradient.flatten_all()?.to_vec1()?;
             let mut p: Vec<f32> = var.flatten_all()?.to_vec1()?;
             let (m, v) = self.moments.entry(name.clone()).or_insert_with(|| (vec![0.0; g.len()], vec![0.0; g.len()]));

@@ -55,7 +55,13 @@ impl Projection {
 ///
 /// # Errors
 /// If a tensor lacks a gradient, or there are more than [`MAX_MEMORIES`] memories.
-pub fn project(g: &mut Gradients, memories: &[Gradients], names: &[String], margin: f64, eps: f64) -> Result<Projection> {
+pub fn project(
+    g: &mut Gradients,
+    memories: &[Gradients],
+    names: &[String],
+    margin: f64,
+    eps: f64,
+) -> Result<Projection> {
     let m_dot_g = memories.iter().map(|m| dot(m, g, names)).collect::<Result<Vec<_>>>()?;
     let mut projection = Projection { v: vec![0.0; memories.len()], m_dot_g };
     if !projection.changed() {
@@ -115,7 +121,8 @@ pub fn solve_dual(gram: &[Vec<f64>], q: &[f64], margin: f64, eps: f64) -> Result
             best = Some((objective, v));
         }
     }
-    best.map(|(_, v)| v).ok_or_else(|| Error::Numeric("the projection has no finite solution; check the memories".into()))
+    best.map(|(_, v)| v)
+        .ok_or_else(|| Error::Numeric("the projection has no finite solution; check the memories".into()))
 }
 
 /// Solves a symmetric positive definite system by Cholesky; `None` if it is not one.

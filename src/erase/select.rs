@@ -14,7 +14,9 @@ const CHUNK: usize = 1 << 18;
 pub fn kth_smallest(slices: &[(&str, &[f32])], k: usize) -> Result<f32> {
     let total: usize = slices.iter().map(|(_, s)| s.len()).sum();
     if k == 0 || k > total {
-        return Err(Error::usage(format!("cannot take value {k} of {total}: the kept fraction must lie above 0 and below 1")));
+        return Err(Error::usage(format!(
+            "cannot take value {k} of {total}: the kept fraction must lie above 0 and below 1"
+        )));
     }
     for (name, slice) in slices {
         if !slice.par_iter().with_min_len(CHUNK).all(|v| v.is_finite() && *v >= 0.0) {

@@ -275,7 +275,11 @@ impl Settings {
             return wrong(format!("--margin {} must not be negative", self.projection.margin));
         }
         if self.projection.memories > super::project::MAX_MEMORIES {
-            return wrong(format!("--memories {} must be at most {}", self.projection.memories, super::project::MAX_MEMORIES));
+            return wrong(format!(
+                "--memories {} must be at most {}",
+                self.projection.memories,
+                super::project::MAX_MEMORIES
+            ));
         }
         Ok(())
     }

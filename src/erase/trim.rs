@@ -58,9 +58,17 @@ pub fn threshold(scores: &Scores, kept: f64) -> Result<(usize, f32)> {
 /// parameters must be trainable in `params`.
 ///
 /// Draws for every entry of a tensor that loses any, in order of name, so that the outcome depends on the seed alone.
-pub fn trim(params: &ParamStore, scores: &Scores, kept: f64, scope: &[String], init: Init, noise: &mut Generator) -> Result<TrimSummary> {
+pub fn trim(
+    params: &ParamStore,
+    scores: &Scores,
+    kept: f64,
+    scope: &[String],
+    init: Init,
+    noise: &mut Generator,
+) -> Result<TrimSummary> {
     let (k, threshold) = threshold(scores, kept)?;
-    let mut summary = TrimSummary { scored: scores.values().map(Vec::len).sum(), k, threshold, ..TrimSummary::default() };
+    let mut summary =
+        TrimSummary { scored: scores.values().map(Vec::len).sum(), k, threshold, ..TrimSummary::default() };
     for name in scope {
         let Some(scores) = scores.get(name) else { continue };
         let count = scores.iter().filter(|s| **s > threshold).count();
@@ -131,7 +139,8 @@ mod tests {
 
     #[test]
     fn exactly_the_strictly_greater_entries_in_scope_change() {
-        let scores: Scores = [("a.bias".into(), vec![9., 1.]), ("a.weight".into(), vec![1., 2., 5., 5., 3., 7.])].into();
+        let scores: Scores =
+            [("a.bias".into(), vec![9., 1.]), ("a.weight".into(), vec![1., 2., 5., 5., 3., 7.])].into();
         for init in [Init::Kaiming, Init::Normal, Init::Matched] {
             let params = store(&[1., 2., 3., 4., 5., 6.], &[7., 8.]);
             // n = 8, k = 6: sorted 1 1 2 3 5 5 7 9, so tau = 5 and 7, 9 are trimmed; the ties stay

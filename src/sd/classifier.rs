@@ -53,7 +53,14 @@ struct ConvLayer {
 }
 
 impl ConvLayer {
-    fn new(inputs: usize, outputs: usize, kernel: usize, stride: usize, relu: bool, path: &ParamPath<'_>) -> Result<Self> {
+    fn new(
+        inputs: usize,
+        outputs: usize,
+        kernel: usize,
+        stride: usize,
+        relu: bool,
+        path: &ParamPath<'_>,
+    ) -> Result<Self> {
         const EPS: f64 = 1e-5;
         let norm = path.pp("normalization");
         let get = |name: &str| norm.get(&[outputs], name);
@@ -82,7 +89,9 @@ impl Layer {
             ConvLayer::new(inputs, outputs, kernel, stride, relu, &path.pp("layer").pp(i))
         };
         let layer = match c.layer_type {
-            LayerType::Basic => vec![conv(0, inputs, outputs, 3, stride, true)?, conv(1, outputs, outputs, 3, 1, false)?],
+            LayerType::Basic => {
+                vec![conv(0, inputs, outputs, 3, stride, true)?, conv(1, outputs, outputs, 3, 1, false)?]
+            }
             LayerType::Bottleneck => {
                 let narrow = outputs / 4;
                 let (first, second) = if c.downsample_in_bottleneck { (stride, 1) } else { (1, stride) };

@@ -140,7 +140,10 @@ impl TextEncoder {
     /// If the config makes no sense or the load is not clean.
     pub fn new(config: &TextEncoderConfig, params: &ParamStore) -> Result<Self> {
         let c = config;
-        if c.num_attention_heads == 0 || !c.hidden_size.is_multiple_of(c.num_attention_heads) || c.num_hidden_layers == 0 {
+        if c.num_attention_heads == 0
+            || !c.hidden_size.is_multiple_of(c.num_attention_heads)
+            || c.num_hidden_layers == 0
+        {
             return Err(Error::usage(format!(
                 "{} features cannot be divided into {} heads in {} layers",
                 c.hidden_size, c.num_attention_heads, c.num_hidden_layers
@@ -200,7 +203,9 @@ impl TextEncoder {
         let (batch, length) = (ids.len(), ids.first().map_or(0, Vec::len));
         let positions = self.config.max_position_embeddings;
         if length == 0 || length > positions || ids.iter().any(|row| row.len() != length) {
-            return Err(Error::usage(format!("prompts of {length} tokens; the text encoder takes 1 to {positions}, all alike")));
+            return Err(Error::usage(format!(
+                "prompts of {length} tokens; the text encoder takes 1 to {positions}, all alike"
+            )));
         }
         let flat: Vec<u32> = ids.iter().flatten().copied().collect();
         if let Some(id) = flat.iter().find(|id| **id as usize >= self.config.vocab_size) {

@@ -50,7 +50,9 @@ impl Tokenizer {
             None => {
                 let file = |name: &str| {
                     get(name)?.ok_or_else(|| {
-                        Error::usage(format!("{name} is missing; a tokenizer needs tokenizer.json, or vocab.json and merges.txt"))
+                        Error::usage(format!(
+                            "{name} is missing; a tokenizer needs tokenizer.json, or vocab.json and merges.txt"
+                        ))
                     })
                 };
                 from_vocabulary(&file("vocab.json")?, &file("merges.txt")?, &bos, &eos)?
@@ -58,7 +60,8 @@ impl Tokenizer {
         };
         let bpe = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| Error::usage(format!("tokenizer: {e}")))?;
         let id = |token: &str| {
-            bpe.token_to_id(token).ok_or_else(|| Error::usage(format!("special token {token:?} is not in the vocabulary")))
+            bpe.token_to_id(token)
+                .ok_or_else(|| Error::usage(format!("special token {token:?} is not in the vocabulary")))
         };
         let (bos, eos, pad) = (id(&bos)?, id(&eos)?, id(&pad)?);
         let length = config.get("model_max_length").and_then(Value::as_f64).unwrap_or(77.0);
@@ -83,7 +86,8 @@ impl Tokenizer {
         let mut tokens = Tokens { ids: Vec::with_capacity(prompts.len()), truncated: Vec::new() };
         for (i, prompt) in prompts.iter().enumerate() {
             let prompt = prompt.as_ref();
-            let encoded = self.bpe.encode(prompt, false).map_err(|e| Error::usage(format!("prompt {prompt:?}: {e}")))?;
+            let encoded =
+                self.bpe.encode(prompt, false).map_err(|e| Error::usage(format!("prompt {prompt:?}: {e}")))?;
             let found = encoded.get_ids();
             if found.len() > room {
                 let start = encoded.get_offsets()[room].0;
