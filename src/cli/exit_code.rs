@@ -55,7 +55,8 @@ mod tests {
     #[test]
     fn only_an_interruption_is_not_a_failure() {
         assert_eq!(ExitCode::from(&Error::Interrupted), ExitCode::Interrupted);
-        let failures = [Error::usage("x"), Error::file("x", "y"), Error::Weights("x".into()), Error::Numeric("x".into())];
+        let failures =
+            [Error::usage("x"), Error::file("x", "y"), Error::Weights("x".into()), Error::Numeric("x".into())];
         assert!(failures.iter().all(|error| ExitCode::from(error) == ExitCode::CouldNotRun));
     }
 }

@@ -1,13 +1,17 @@
 //! The command line: flags in, validated options out, a job run, an exit code.
 
 pub mod args;
+mod erase;
 pub mod exit_code;
 pub mod options;
 pub mod output;
+mod picture;
+mod sample;
+mod settings;
 
 pub use exit_code::ExitCode;
 
-use crate::{Error, Result};
+use crate::Result;
 use args::{Cli, Command};
 use clap::Parser;
 use options::{EraseOptions, RunOptions, SampleOptions};
@@ -55,10 +59,9 @@ impl Request {
             Some(Command::Sample(args)) => {
                 Self { run: RunOptions::try_from(&args.run)?, job: Job::Sample(Box::new((&**args).try_into()?)) }
             }
-            None => Self {
-                run: RunOptions::try_from(&cli.erase.run)?,
-                job: Job::Erase(Box::new((&cli.erase).try_into()?)),
-            },
+            None => {
+                Self { run: RunOptions::try_from(&cli.erase.run)?, job: Job::Erase(Box::new((&cli.erase).try_into()?)) }
+            }
         })
     }
 
@@ -66,8 +69,8 @@ impl Request {
     pub fn run(self) -> ExitCode {
         let mut display = Display::new(self.run.style);
         let outcome = match &self.job {
-            Job::Erase(options) => erase(options, &mut display),
-            Job::Sample(options) => sample(options, &mut display),
+            Job::Erase(options) => erase::run(options, &mut display),
+            Job::Sample(options) => sample::run(options, &mut display),
         };
         display.finish();
         outcome.unwrap_or_else(|error| {
@@ -75,12 +78,4 @@ impl Request {
             ExitCode::from(&error)
         })
     }
-}
-
-fn erase(options: &EraseOptions, _: &mut Display) -> Result<ExitCode> {
-    Err(Error::usage(format!("erasing '{}' is not built yet", options.concept.name)))
-}
-
-fn sample(options: &SampleOptions, _: &mut Display) -> Result<ExitCode> {
-    Err(Error::usage(format!("sampling {:?} is not built yet", options.prompts)))
 }

@@ -159,7 +159,9 @@ impl TryFrom<&SamplingArgs> for Sampling {
     fn try_from(args: &SamplingArgs) -> Result<Self> {
         let steps = args.steps.map(|steps| at_least_one("--steps", steps)).transpose()?;
         if let Some(scale) = args.guidance_scale.filter(|scale| !(scale.is_finite() && *scale >= 0.0)) {
-            return Err(Error::usage(format!("--guidance-scale {scale} must be a number from 0 up; 1 means no guidance")));
+            return Err(Error::usage(format!(
+                "--guidance-scale {scale} must be a number from 0 up; 1 means no guidance"
+            )));
         }
         let sampler = args.scheduler.as_deref().map(Sampler::from_str).transpose();
         let sampler = sampler.map_err(|error| Error::usage(format!("--scheduler: {error}")))?;
@@ -230,7 +232,10 @@ impl TryFrom<&EraseArgs> for EraseOptions {
             )));
         }
         if verify.max_synonym_rate.is_some() && concept.verify.synonyms.is_empty() {
-            return Err(Error::usage(format!("--max-synonym-rate: the concept '{}' has no synonyms to verify", concept.name)));
+            return Err(Error::usage(format!(
+                "--max-synonym-rate: the concept '{}' has no synonyms to verify",
+                concept.name
+            )));
         }
         let known = ["balanced", "paper", "official"];
         if !known.contains(&args.preset.as_str()) {
@@ -267,13 +272,17 @@ impl TryFrom<&SampleArgs> for SampleOptions {
         if !(0.0..=1.0).contains(&args.eta) {
             return Err(Error::usage(format!("--eta {} must lie between 0 and 1", args.eta)));
         }
+        let sampling = Sampling::try_from(&args.sampling)?;
+        if args.eta > 0.0 && sampling.sampler != Some(Sampler::Ddim) {
+            return Err(Error::usage("--eta is a setting of DDIM; add --scheduler ddim"));
+        }
         let (model, seed) = (args.model.model.clone(), args.model.seed);
         let output = args.output.clone();
         Ok(Self {
             prompts: args.prompt.clone(),
             negative_prompt: args.negative_prompt.clone(),
             num_images: at_least_one("--num-images", args.num_images)?,
-            sampling: Sampling::try_from(&args.sampling)?,
+            sampling,
             eta: args.eta,
             batch_size: at_least_one("--batch-size", args.batch_size)?,
             output: output.unwrap_or_else(|| PathBuf::from("samples").join(format!("{}-s{seed}", model_name(&model)))),
