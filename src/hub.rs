@@ -2,7 +2,8 @@
 
 mod demo;
 
-use crate::checkpoint::ModelFiles;
+use crate::checkpoint::{ModelFiles, load_component};
+use crate::sd::Classifier;
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -13,6 +14,12 @@ const ACCEPTED: &str = "a model is either \"demo\" (the small model in this prog
 /// The small model that is part of the program.
 pub fn demo() -> ModelFiles {
     ModelFiles::Embedded { name: "demo", files: demo::FILES }
+}
+
+/// The classifier that was trained with the demo model: it tells shapes, colours and the rest of a picture.
+pub fn demo_classifier() -> Result<Classifier> {
+    let (config, params) = load_component(&demo(), "classifier", "model.safetensors")?;
+    Classifier::new(&config, &params)
 }
 
 /// The files of a model: `demo`, or a folder in diffusers' layout. (A folder that is itself called `demo` is `./demo`.)

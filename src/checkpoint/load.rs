@@ -44,7 +44,7 @@ pub fn load_model(files: &ModelFiles) -> Result<LoadedModel> {
 
     let scheduler = "scheduler/scheduler_config.json";
     let scheduler = SchedulerConfig::from_json(&text(scheduler)?).map_err(in_file(scheduler))?;
-    let mut tokenizer = Tokenizer::from_files(&|name| {
+    let tokenizer = Tokenizer::from_files(&|name| {
         let bytes = files.try_read(&format!("tokenizer/{name}"))?;
         Ok(bytes.map(std::borrow::Cow::into_owned))
     })
@@ -56,15 +56,13 @@ pub fn load_model(files: &ModelFiles) -> Result<LoadedModel> {
     let unet_params = ParamStore::new(unet.tensors);
     Unet::new(&unet_config, &unet_params).map_err(in_file("unet"))?; // every tensor has its place
 
-    let text_encoder = weights(files, "text_encoder/model.safetensors")?;
-    let text_encoder = TextEncoder::new(&json(files, "text_encoder/config.json")?, &text_encoder);
-    let vae = weights(files, "vae/diffusion_pytorch_model.safetensors")?;
-    let vae = Vae::new(&json(files, "vae/config.json")?, &vae);
-    let text_encoder = text_encoder.map_err(in_file("text_encoder"))?;
-    tokenizer.limit_to(text_encoder.config().max_position_embeddings);
+    let (config, params) = load_component(files, "text_encoder", "model.safetensors")?;
+    let text_encoder = TextEncoder::new(&config, &params);
+    let (config, params) = load_component(files, "vae", "diffusion_pytorch_model.safetensors")?;
+    let vae = Vae::new(&config, &params);
     let model = StableDiffusion {
         tokenizer,
-        text_encoder,
+        text_encoder: text_encoder.map_err(in_file("text_encoder"))?,
         unet_config,
         unet_params,
         vae: vae.map_err(in_file("vae"))?,
@@ -97,10 +95,10 @@ pub fn save_model(
     save_edited(files, changed, into, metadata)
 }
 
-/// The frozen weights of a component.
-fn weights(files: &ModelFiles, rel: &str) -> Result<ParamStore> {
-    let Component { tensors, .. } = load_tensors(files, rel)?;
-    Ok(ParamStore::new(tensors))
+/// A component's config (`config.json` in `folder`) and its frozen weights (`weights` in the same folder).
+pub fn load_component<T: DeserializeOwned>(files: &ModelFiles, folder: &str, weights: &str) -> Result<(T, ParamStore)> {
+    let Component { tensors, .. } = load_tensors(files, &format!("{folder}/{weights}"))?;
+    Ok((json(files, &format!("{folder}/config.json"))?, ParamStore::new(tensors)))
 }
 
 fn json<T: DeserializeOwned>(files: &ModelFiles, rel: &str) -> Result<T> {

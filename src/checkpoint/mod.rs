@@ -14,7 +14,7 @@ mod write;
 
 pub use files::{Inventory, ModelFiles};
 pub use hash::{base_sha256, sha256_file, sha256_hex};
-pub use load::{LoadedModel, load_model, save_model};
+pub use load::{LoadedModel, load_component, load_model, save_model};
 pub use output_folder::OutputFolder;
 pub use read::{Component, load_tensors};
 pub use save::save_edited;
