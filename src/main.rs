@@ -1,2 +1,42 @@
-//! The command line.
-fn main() {}
+//! The command `erase-concept`: parse, dispatch, exit code.
+
+use erase_concept::cli::{ExitCode, Request};
+use erase_concept::progress;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Deep graphs are freed recursively by candle; this is address space, touched only as far as it is needed.
+const STACK: usize = 512 << 20;
+
+fn main() -> std::process::ExitCode {
+    let request = match Request::from_args(std::env::args_os()) {
+        Ok(request) => request,
+        Err(code) => return code.into(),
+    };
+    if let Some(threads) = request.run.threads {
+        // SAFETY: no other thread has been started yet. candle and rayon read this when they first compute.
+        unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
+    }
+    if let Err(error) = ctrlc::set_handler(on_interrupt) {
+        eprintln!("warning: Ctrl-C will not stop cleanly: {error}");
+    }
+    let worker = std::thread::Builder::new().name("job".into()).stack_size(STACK).spawn(|| request.run());
+    match worker.map(std::thread::JoinHandle::join) {
+        Ok(Ok(code)) => code.into(),
+        // The panic's message was printed by the panic hook.
+        Ok(Err(_)) => ExitCode::CouldNotRun.into(),
+        Err(error) => {
+            eprintln!("error: cannot start a thread with {} MiB of stack: {error}", STACK >> 20);
+            ExitCode::CouldNotRun.into()
+        }
+    }
+}
+
+/// The first signal asks the work to stop at its next step, the second ends the process.
+fn on_interrupt() {
+    static ASKED: AtomicBool = AtomicBool::new(false);
+    if ASKED.swap(true, Ordering::SeqCst) {
+        std::process::exit(i32::from(ExitCode::Interrupted.code()));
+    }
+    eprintln!("\nstopping after this step; Ctrl-C again to stop at once");
+    progress::interrupt();
+}

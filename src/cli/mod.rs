@@ -1,1 +1,81 @@
-//! (being written)
+//! The command line: flags in, validated options out, a job run, an exit code.
+
+pub mod args;
+mod erase;
+pub mod exit_code;
+pub mod options;
+pub mod output;
+mod picture;
+mod sample;
+mod settings;
+
+pub use exit_code::ExitCode;
+
+use crate::Result;
+use args::{Cli, Command};
+use clap::Parser;
+use options::{EraseOptions, RunOptions, SampleOptions};
+use output::{Display, Style};
+use std::ffi::OsString;
+
+/// A job with everything that it needs.
+#[derive(Debug)]
+enum Job {
+    Erase(Box<EraseOptions>),
+    Sample(Box<SampleOptions>),
+}
+
+/// What was asked for, checked.
+#[derive(Debug)]
+pub struct Request {
+    /// How to run.
+    pub run: RunOptions,
+    job: Job,
+}
+
+impl Request {
+    /// Reads and checks the command line; what is wrong with it (or the help that it asked for) is printed.
+    ///
+    /// # Errors
+    /// The exit code, if there is nothing to run.
+    pub fn from_args(args: impl IntoIterator<Item = OsString>) -> std::result::Result<Self, ExitCode> {
+        let cli = Cli::try_parse_from(args).map_err(|error| {
+            let _ = error.print();
+            if error.use_stderr() { ExitCode::CouldNotRun } else { ExitCode::Done }
+        })?;
+        let run = match &cli.command {
+            Some(Command::Sample(args)) => &args.run,
+            None => &cli.erase.run,
+        };
+        let style = Style::decide(run.json, run.quiet, run.verbose);
+        Self::new(&cli).map_err(|error| {
+            Display::new(style).error(&error);
+            ExitCode::from(&error)
+        })
+    }
+
+    fn new(cli: &Cli) -> Result<Self> {
+        Ok(match &cli.command {
+            Some(Command::Sample(args)) => {
+                Self { run: RunOptions::try_from(&args.run)?, job: Job::Sample(Box::new((&**args).try_into()?)) }
+            }
+            None => {
+                Self { run: RunOptions::try_from(&cli.erase.run)?, job: Job::Erase(Box::new((&cli.erase).try_into()?)) }
+            }
+        })
+    }
+
+    /// Runs the job; errors are printed.
+    pub fn run(self) -> ExitCode {
+        let mut display = Display::new(self.run.style);
+        let outcome = match &self.job {
+            Job::Erase(options) => erase::run(options, &mut display),
+            Job::Sample(options) => sample::run(options, &mut display),
+        };
+        display.finish();
+        outcome.unwrap_or_else(|error| {
+            display.error(&error);
+            ExitCode::from(&error)
+        })
+    }
+}

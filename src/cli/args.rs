@@ -1,0 +1,272 @@
+//! Raw flags, as clap reads them. Nothing but [`super::options`] looks at them.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+const AFTER: &str = "\
+Examples:
+  erase-concept --concept star                  the built-in demo model, about a minute or two
+  erase-concept --concept my.toml --output out  a concept file of your own
+  erase-concept sample --model out --prompt \"a red star\" --num-images 4
+
+Exit codes: 0 done, 1 done but a limit that you set (--max-rate) is missed, 2 could not run, 130 interrupted.";
+
+/// Remove a concept from the weights of a Stable Diffusion model, and show that it is gone and the rest still there
+///
+/// The model makes its own training pictures from prompts; the weights that matter most for the concept are reset
+/// and the model is repaired without learning it again (Scissorhands, with projected gradients). The result is a
+/// model folder that diffusers opens, with before/after pictures and a report beside it.
+#[derive(Debug, Parser)]
+#[command(name = "erase-concept", version, after_help = AFTER, max_term_width = 110)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do instead of erasing.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The erase job.
+    #[command(flatten)]
+    pub erase: EraseArgs,
+}
+
+/// The jobs beside erasing.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Render prompts with a model
+    Sample(Box<SampleArgs>),
+}
+
+/// Flags of the erase job.
+#[derive(Debug, Args)]
+pub struct EraseArgs {
+    /// What to erase: a shipped concept, a concept FILE.toml, or any words (with --kind)
+    #[arg(long, value_name = "NAME|FILE", help_heading = "What to erase")]
+    pub concept: Option<String>,
+    /// Make the concept from templates: object, style, content or identity
+    #[arg(long, help_heading = "What to erase")]
+    pub kind: Option<String>,
+    /// Model to start from, shared with `sample`.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Where the erased model goes [default: ./erased/<concept>-<model>-s<seed>]
+    #[arg(short, long, value_name = "DIR", help_heading = "Model and result")]
+    pub output: Option<PathBuf>,
+    /// Replace what is in the output folder
+    #[arg(long, help_heading = "Model and result")]
+    pub overwrite: bool,
+    /// Settings to start from: balanced, paper or official
+    ///
+    /// balanced: this program's own. paper: as the Scissorhands paper describes. official: as its published nudity
+    /// script behaves. The flags under «Method» change single settings of it.
+    #[arg(long, default_value = "balanced", help_heading = "Method")]
+    pub preset: String,
+    /// Changes to the preset.
+    #[command(flatten)]
+    pub method: MethodArgs,
+    /// How pictures are sampled.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// How the result is verified.
+    #[command(flatten)]
+    pub verify: VerifyArgs,
+    /// Check everything, say what would be done, and stop
+    #[arg(long, help_heading = "Running")]
+    pub dry_run: bool,
+    /// Keep the training latents in this folder and use them again in the next run
+    #[arg(long, value_name = "DIR", help_heading = "Running")]
+    pub cache: Option<PathBuf>,
+    /// How to run, shared by all jobs.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Flags of `sample`.
+#[derive(Debug, Args)]
+pub struct SampleArgs {
+    /// What to render; may be given several times
+    #[arg(long, required = true, help_heading = "Pictures")]
+    pub prompt: Vec<String>,
+    /// What to steer away from
+    #[arg(long, default_value = "", hide_default_value = true, help_heading = "Pictures")]
+    pub negative_prompt: String,
+    /// Pictures of each prompt
+    ///
+    /// Picture i of all has the seed SEED + i and can be made again alone.
+    #[arg(short, long, default_value_t = 1, value_name = "N", help_heading = "Pictures")]
+    pub num_images: usize,
+    /// Model, shared with the erase job.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Where the pictures go [default: ./samples/<model>-s<seed>]
+    #[arg(short, long, value_name = "DIR", help_heading = "Model and result")]
+    pub output: Option<PathBuf>,
+    /// Replace what is in the output folder
+    #[arg(long, help_heading = "Model and result")]
+    pub overwrite: bool,
+    /// How pictures are sampled.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Noise added in each DDIM step, 0 (none) to 1
+    #[arg(long, default_value_t = 0.0, help_heading = "Sampling")]
+    pub eta: f64,
+    /// Pictures rendered at a time; more are faster and take more memory
+    #[arg(long, default_value_t = 8, value_name = "N", help_heading = "Running")]
+    pub batch_size: usize,
+    /// How to run, shared by all jobs.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// The model and the seed.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// «demo» (built in, a toy world of shapes) or a folder in diffusers' layout
+    #[arg(short, long, default_value = "demo", value_name = "NAME|DIR", help_heading = "Model and result")]
+    pub model: String,
+    /// Seed of all randomness: the same seed gives the same bytes
+    #[arg(long, default_value_t = 0, help_heading = "Model and result")]
+    pub seed: u64,
+}
+
+/// How pictures are sampled.
+#[derive(Debug, Args)]
+pub struct SamplingArgs {
+    /// Denoising steps of a picture
+    #[arg(long, value_name = "N", help_heading = "Sampling")]
+    pub steps: Option<usize>,
+    /// How strongly a picture follows its prompt; 1 switches guidance off
+    #[arg(long, value_name = "X", help_heading = "Sampling")]
+    pub guidance_scale: Option<f64>,
+    /// ddim, pndm, dpmpp_2m, euler or lms
+    #[arg(long, value_name = "NAME", help_heading = "Sampling")]
+    pub scheduler: Option<String>,
+}
+
+/// Single settings of the method; see `--preset`.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Method")]
+pub struct MethodArgs {
+    /// Fraction of the scored weights that is kept; the rest is trimmed
+    #[arg(long, value_name = "X")]
+    pub kept: Option<f64>,
+    /// Repair steps
+    #[arg(long, value_name = "N")]
+    pub repair_steps: Option<usize>,
+    /// Learning rate of the repair
+    #[arg(long, value_name = "X")]
+    pub learning_rate: Option<f64>,
+    /// Weight of the forget term
+    #[arg(long, value_name = "X")]
+    pub lambda: Option<f64>,
+    /// Rows of a training batch
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    pub batch_size: Option<usize>,
+    /// Batches over which weights are scored
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    pub score_batches: Option<usize>,
+    /// Gradient memories that the repair is projected against; 0 switches the projection off
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    pub memories: Option<usize>,
+    /// Steps between refreshes of a memory; 0 computes them once
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    pub memory_every: Option<usize>,
+    /// Least multiplier of a violated memory (GEM's code: 0.5; exact projection: 0)
+    #[arg(long, value_name = "X", hide_short_help = true)]
+    pub margin: Option<f64>,
+    /// Weights that are scored
+    ///
+    /// A scope is xattn (cross-attention), full, selfattn, noxattn, notime, xlayer, selflayer, or a glob over parameter
+    /// names such as 'up_blocks.*.attn2.to_k.weight'.
+    #[arg(long, value_name = "SCOPE", hide_short_help = true)]
+    pub score_scope: Option<String>,
+    /// Weights that may be trimmed
+    #[arg(long, value_name = "SCOPE", hide_short_help = true)]
+    pub trim_scope: Option<String>,
+    /// Weights that the repair trains
+    #[arg(long, value_name = "SCOPE", hide_short_help = true)]
+    pub train_scope: Option<String>,
+    /// Weights over which gradients are projected
+    #[arg(long, value_name = "SCOPE", hide_short_help = true)]
+    pub project_scope: Option<String>,
+    /// Training latents of the concept
+    #[arg(long, value_name = "N", alias = "forget-images", hide_short_help = true)]
+    pub forget_latents: Option<usize>,
+    /// Training latents of everything else
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    pub retain_latents: Option<usize>,
+    /// Denoising steps of a training latent [default: --steps, or as the preset says]
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    pub data_steps: Option<usize>,
+}
+
+/// How the result is verified.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Verification")]
+pub struct VerifyArgs {
+    /// Exit with 1 if more than this fraction of the concept's pictures still shows it
+    #[arg(long, value_name = "FRACTION")]
+    pub max_rate: Option<f64>,
+    /// The same for pictures of its synonyms
+    #[arg(long, value_name = "FRACTION")]
+    pub max_synonym_rate: Option<f64>,
+    /// Pictures of the concept, before and after
+    #[arg(long, value_name = "N", default_value_t = 96)]
+    pub verify_images: usize,
+    /// Pictures of its synonyms, before and after
+    #[arg(long, value_name = "N", default_value_t = 64, hide_short_help = true)]
+    pub synonym_images: usize,
+    /// Pictures of everything else, before and after
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub retain_images: usize,
+    /// Denoising steps of a verification picture [default: --steps, or 20]
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    pub verify_steps: Option<usize>,
+    /// Write every verification picture beside the report
+    #[arg(long)]
+    pub keep_images: bool,
+    /// Do not blur the pictures from before in the grid (concepts of kind content)
+    #[arg(long)]
+    pub show: bool,
+}
+
+/// How to run.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Running")]
+pub struct RunArgs {
+    /// auto or cpu
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Type to compute in: f32
+    #[arg(long, default_value = "f32")]
+    pub dtype: String,
+    /// Threads to compute with [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Print events and the result as JSON lines on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Print nothing but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Print more: every step
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn short_help_is_short() {
+        let mut command = Cli::command();
+        let (short, long) = (command.render_help().to_string(), command.render_long_help().to_string());
+        assert!(short.lines().count() < 75, "{} lines", short.lines().count());
+        assert!(!short.contains("--memory-every") && long.contains("--memory-every"));
+    }
+}

@@ -1,0 +1,116 @@
+//! The erase job: model and concept in, erased model folder out.
+
+use super::ExitCode;
+use super::options::EraseOptions;
+use super::output::Display;
+use super::settings::settings;
+use crate::checkpoint::{LoadedModel, ModelFiles, OutputFolder, load_model, save_model};
+use crate::erase::{self, Data, Settings};
+use crate::progress::{Event, Progress, check_interrupted};
+use crate::{Result, hub};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// Runs the job; everything that can be refused is refused before the work begins.
+pub fn run(options: &EraseOptions, display: &mut Display) -> Result<ExitCode> {
+    let settings = settings(options)?;
+    let files = hub::resolve(&options.model)?;
+    display.event(Event::Stage { name: "loading the model", steps: 1 });
+    let loaded = load_model(&files)?;
+    display.event(Event::Step { loss: None });
+    erase::check(&loaded.model, &settings)?;
+    say_what_is_cut(options, &loaded, display)?;
+    if options.dry_run {
+        return plan(options, &settings, &loaded, display);
+    }
+    // only now, so that what is refused leaves nothing behind
+    let folder = OutputFolder::create(&options.output, options.overwrite)?;
+    work(options, &settings, &files, &loaded, folder, display)
+}
+
+fn work(
+    options: &EraseOptions,
+    settings: &Settings,
+    files: &ModelFiles,
+    loaded: &LoadedModel,
+    folder: OutputFolder,
+    display: &mut Display,
+) -> Result<ExitCode> {
+    let data = Data::sample(&loaded.model, &options.concept, settings, options.seed, display)?;
+    let outcome = erase::scissorhands(&loaded.model, &options.concept, &data, settings, options.seed, display)?;
+    display.event(Event::Stage { name: "writing the model", steps: 1 });
+    let left_out = save_model(files, loaded, &outcome.changed, folder.path(), &metadata(options))?;
+    display.event(Event::Step { loss: None });
+    for name in left_out {
+        display.event(Event::Note(&format!("{name} is not part of the model and was not copied")));
+    }
+    check_interrupted()?;
+    folder.commit()?;
+    let output = options.output.display().to_string();
+    display
+        .result(&json!({ "output": output }), &format!("the model without '{}' is in {output}", options.concept.name));
+    Ok(ExitCode::Done)
+}
+
+/// What the written UNet says about itself.
+fn metadata(options: &EraseOptions) -> BTreeMap<String, String> {
+    let entries = [
+        ("erase.method", "scissorhands".to_string()),
+        ("erase.preset", options.preset.clone()),
+        ("erase.concept", options.concept.name.clone()),
+        ("erase.seed", options.seed.to_string()),
+        ("erase.version", env!("CARGO_PKG_VERSION").to_string()),
+    ];
+    entries.map(|(key, value)| (key.to_string(), value)).into()
+}
+
+fn plan(options: &EraseOptions, settings: &Settings, loaded: &LoadedModel, display: &mut Display) -> Result<ExitCode> {
+    let (concept, output) = (&options.concept, options.output.display().to_string());
+    let value = json!({
+        "dry_run": true,
+        "concept": concept.name,
+        "model": options.model,
+        "base_sha256": loaded.base_sha256,
+        "preset": options.preset,
+        "seed": options.seed,
+        "settings": settings,
+        "output": output,
+    });
+    let text = format!(
+        "would erase '{}' ({}) from {} with preset {}, seed {}:\n  {} forget and {} retain latents in {} steps each, {} \
+         score batches, {} repair steps\n  {} + {} + {} verification pictures before and after\n  result in {output}",
+        concept.name,
+        concept.kind,
+        options.model,
+        options.preset,
+        options.seed,
+        settings.data.forget,
+        settings.data.retain,
+        settings.data.steps,
+        settings.score_batches,
+        settings.repair_steps,
+        options.verify.images,
+        if concept.verify.synonyms.is_empty() { 0 } else { options.verify.synonym_images },
+        options.verify.retain_images,
+    );
+    display.result(&value, &text);
+    Ok(ExitCode::Done)
+}
+
+/// Prompts that the text encoder cannot take whole are cut, and said.
+fn say_what_is_cut(options: &EraseOptions, loaded: &LoadedModel, display: &mut Display) -> Result<()> {
+    let c = &options.concept;
+    let kept = c.verify.retain.iter().map(|retain| &retain.prompt);
+    let training = c.forget.iter().chain(&c.anchors).chain(&c.retain);
+    let texts: Vec<&String> = training.chain(&c.verify.forget).chain(&c.verify.synonyms).chain(kept).collect();
+    let cut = loaded.model.tokenizer.encode(&texts)?.truncated;
+    if let Some((first, lost)) = cut.first() {
+        let note = format!(
+            "{} of the concept's prompts are longer than the model takes and are cut, the first {:?} before {lost:?}",
+            cut.len(),
+            texts[*first]
+        );
+        display.event(Event::Note(&note));
+    }
+    Ok(())
+}

@@ -1,0 +1,317 @@
+//! Raw flags to validated options: what a job is given. Nothing below knows clap.
+
+use super::args::{EraseArgs, MethodArgs, RunArgs, SampleArgs, SamplingArgs, VerifyArgs};
+use super::output::Style;
+use crate::concept::{Concept, Kind, nearest};
+use crate::diffusion::Sampler;
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// How to run any job.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// How progress is shown.
+    pub style: Style,
+    /// Threads to compute with; one a core if `None`.
+    pub threads: Option<usize>,
+}
+
+/// How pictures are sampled; `None` is the job's or the model's default.
+#[derive(Debug, Clone)]
+pub struct Sampling {
+    /// Denoising steps.
+    pub steps: Option<usize>,
+    /// Guidance scale.
+    pub guidance_scale: Option<f64>,
+    /// Sampler.
+    pub sampler: Option<Sampler>,
+}
+
+/// Changes to a preset; `None` leaves a setting as the preset has it.
+#[derive(Debug, Clone, Default)]
+#[expect(missing_docs, reason = "the fields are the settings of the same names")]
+pub struct Overrides {
+    pub kept: Option<f64>,
+    pub repair_steps: Option<usize>,
+    pub learning_rate: Option<f64>,
+    pub lambda: Option<f64>,
+    pub batch_size: Option<usize>,
+    pub score_batches: Option<usize>,
+    pub memories: Option<usize>,
+    pub memory_every: Option<usize>,
+    pub margin: Option<f64>,
+    pub score_scope: Option<String>,
+    pub trim_scope: Option<String>,
+    pub train_scope: Option<String>,
+    pub project_scope: Option<String>,
+    pub forget_latents: Option<usize>,
+    pub retain_latents: Option<usize>,
+    pub data_steps: Option<usize>,
+}
+
+/// How the result is verified.
+#[derive(Debug, Clone)]
+pub struct VerifyOptions {
+    /// The rate above which the job ends with exit code 1.
+    pub max_rate: Option<f64>,
+    /// The same for synonyms.
+    pub max_synonym_rate: Option<f64>,
+    /// Pictures of the concept.
+    pub images: usize,
+    /// Pictures of its synonyms.
+    pub synonym_images: usize,
+    /// Pictures of everything else.
+    pub retain_images: usize,
+    /// Denoising steps of each.
+    pub steps: usize,
+    /// Whether every picture is written.
+    pub keep_images: bool,
+    /// Whether pictures of kind content are shown as they are.
+    pub show: bool,
+}
+
+/// The erase job.
+#[derive(Debug, Clone)]
+pub struct EraseOptions {
+    /// What to erase.
+    pub concept: Concept,
+    /// The model's name or folder.
+    pub model: String,
+    /// Seed of all randomness.
+    pub seed: u64,
+    /// The preset's name.
+    pub preset: String,
+    /// Changes to it.
+    pub overrides: Overrides,
+    /// How pictures are sampled.
+    pub sampling: Sampling,
+    /// How the result is verified.
+    pub verify: VerifyOptions,
+    /// Where the result goes.
+    pub output: PathBuf,
+    /// Whether a folder there is replaced.
+    pub overwrite: bool,
+    /// Whether to stop before the work.
+    pub dry_run: bool,
+    /// Where latents are kept between runs.
+    pub cache: Option<PathBuf>,
+}
+
+/// The sample job.
+#[derive(Debug, Clone)]
+pub struct SampleOptions {
+    /// The prompts.
+    pub prompts: Vec<String>,
+    /// The negative prompt of all of them.
+    pub negative_prompt: String,
+    /// Pictures of each prompt.
+    pub num_images: usize,
+    /// The model's name or folder.
+    pub model: String,
+    /// Seed of the first picture.
+    pub seed: u64,
+    /// How pictures are sampled.
+    pub sampling: Sampling,
+    /// Noise added in each DDIM step.
+    pub eta: f64,
+    /// Pictures rendered at a time.
+    pub batch_size: usize,
+    /// Where the pictures go.
+    pub output: PathBuf,
+    /// Whether a folder there is replaced.
+    pub overwrite: bool,
+}
+
+impl TryFrom<&RunArgs> for RunOptions {
+    type Error = Error;
+
+    fn try_from(args: &RunArgs) -> Result<Self> {
+        let device = args.device.to_lowercase();
+        if !["auto", "cpu"].contains(&device.as_str()) {
+            let gpu = ["cuda", "metal", "mps"].iter().any(|name| device.split(':').next() == Some(name));
+            return Err(Error::usage(match gpu {
+                true => format!(
+                    "--device {device}: this version computes on the CPU only; GPU builds are to come in a later version. \
+                     Leave --device out, or say --device cpu"
+                ),
+                false => format!("--device {device} is not a device; choose auto or cpu"),
+            }));
+        }
+        let dtype = args.dtype.to_lowercase();
+        if !["f32", "fp32", "float32"].contains(&dtype.as_str()) {
+            return Err(Error::usage(format!(
+                "--dtype {dtype}: this version computes in f32 only (results are written in the model's own type); leave \
+                 --dtype out"
+            )));
+        }
+        if args.threads == Some(0) {
+            return Err(Error::usage("--threads must be at least 1"));
+        }
+        let style = Style::decide(args.json, args.quiet, args.verbose);
+        Ok(Self { style, threads: args.threads })
+    }
+}
+
+impl TryFrom<&SamplingArgs> for Sampling {
+    type Error = Error;
+
+    fn try_from(args: &SamplingArgs) -> Result<Self> {
+        let steps = args.steps.map(|steps| at_least_one("--steps", steps)).transpose()?;
+        if let Some(scale) = args.guidance_scale.filter(|scale| !(scale.is_finite() && *scale >= 0.0)) {
+            return Err(Error::usage(format!(
+                "--guidance-scale {scale} must be a number from 0 up; 1 means no guidance"
+            )));
+        }
+        let sampler = args.scheduler.as_deref().map(Sampler::from_str).transpose();
+        let sampler = sampler.map_err(|error| Error::usage(format!("--scheduler: {error}")))?;
+        Ok(Self { steps, guidance_scale: args.guidance_scale, sampler })
+    }
+}
+
+impl VerifyOptions {
+    fn new(args: &VerifyArgs, sampling: &Sampling) -> Result<Self> {
+        let steps = args.verify_steps.or(sampling.steps).unwrap_or(20);
+        Ok(Self {
+            max_rate: fraction("--max-rate", args.max_rate)?,
+            max_synonym_rate: fraction("--max-synonym-rate", args.max_synonym_rate)?,
+            images: at_least_one("--verify-images", args.verify_images)?,
+            synonym_images: at_least_one("--synonym-images", args.synonym_images)?,
+            retain_images: at_least_one("--retain-images", args.retain_images)?,
+            steps: at_least_one("--verify-steps", steps)?,
+            keep_images: args.keep_images,
+            show: args.show,
+        })
+    }
+}
+
+impl From<&MethodArgs> for Overrides {
+    fn from(args: &MethodArgs) -> Self {
+        let args = args.clone();
+        Self {
+            kept: args.kept,
+            repair_steps: args.repair_steps,
+            learning_rate: args.learning_rate,
+            lambda: args.lambda,
+            batch_size: args.batch_size,
+            score_batches: args.score_batches,
+            memories: args.memories,
+            memory_every: args.memory_every,
+            margin: args.margin,
+            score_scope: args.score_scope,
+            trim_scope: args.trim_scope,
+            train_scope: args.train_scope,
+            project_scope: args.project_scope,
+            forget_latents: args.forget_latents,
+            retain_latents: args.retain_latents,
+            data_steps: args.data_steps,
+        }
+    }
+}
+
+impl TryFrom<&EraseArgs> for EraseOptions {
+    type Error = Error;
+
+    fn try_from(args: &EraseArgs) -> Result<Self> {
+        let name = args.concept.as_deref().ok_or_else(|| {
+            let names = Concept::names().join(", ");
+            Error::usage(format!("--concept NAME is missing: what should be erased? Shipped concepts: {names}"))
+        })?;
+        let kind = args.kind.as_deref().map(Kind::from_str).transpose();
+        let concept = Concept::resolve(name, kind.map_err(|error| Error::usage(format!("--kind: {error}")))?)?;
+        let sampling = Sampling::try_from(&args.sampling)?;
+        let mut overrides = Overrides::from(&args.method);
+        overrides.data_steps = overrides.data_steps.or(sampling.steps);
+        let verify = VerifyOptions::new(&args.verify, &sampling)?;
+        let limits = [("--max-rate", verify.max_rate), ("--max-synonym-rate", verify.max_synonym_rate)];
+        if let Some((flag, _)) = limits.iter().find(|(_, limit)| limit.is_some() && concept.detect.labels.is_empty()) {
+            return Err(Error::usage(format!(
+                "{flag} needs something that recognises '{}' in a picture, but the concept has no detect.labels; leave \
+                 {flag} out, or write a concept file with labels",
+                concept.name
+            )));
+        }
+        if verify.max_synonym_rate.is_some() && concept.verify.synonyms.is_empty() {
+            return Err(Error::usage(format!(
+                "--max-synonym-rate: the concept '{}' has no synonyms to verify",
+                concept.name
+            )));
+        }
+        let known = ["balanced", "paper", "official"];
+        if !known.contains(&args.preset.as_str()) {
+            let hint = nearest(&args.preset, &known).map_or_else(String::new, |name| format!("; did you mean {name}?"));
+            return Err(Error::usage(format!(
+                "--preset {} is not known; choose balanced, paper or official{hint}",
+                args.preset
+            )));
+        }
+        let (model, seed) = (args.model.model.clone(), args.model.seed);
+        let output = args.output.clone().unwrap_or_else(|| {
+            PathBuf::from("erased").join(format!("{}-{}-s{seed}", concept.slug(), model_name(&model)))
+        });
+        Ok(Self {
+            concept,
+            model,
+            seed,
+            preset: args.preset.clone(),
+            overrides,
+            sampling,
+            verify,
+            output,
+            overwrite: args.overwrite,
+            dry_run: args.dry_run,
+            cache: args.cache.clone(),
+        })
+    }
+}
+
+impl TryFrom<&SampleArgs> for SampleOptions {
+    type Error = Error;
+
+    fn try_from(args: &SampleArgs) -> Result<Self> {
+        if !(0.0..=1.0).contains(&args.eta) {
+            return Err(Error::usage(format!("--eta {} must lie between 0 and 1", args.eta)));
+        }
+        let sampling = Sampling::try_from(&args.sampling)?;
+        if args.eta > 0.0 && sampling.sampler != Some(Sampler::Ddim) {
+            return Err(Error::usage("--eta is a setting of DDIM; add --scheduler ddim"));
+        }
+        let (model, seed) = (args.model.model.clone(), args.model.seed);
+        let output = args.output.clone();
+        Ok(Self {
+            prompts: args.prompt.clone(),
+            negative_prompt: args.negative_prompt.clone(),
+            num_images: at_least_one("--num-images", args.num_images)?,
+            sampling,
+            eta: args.eta,
+            batch_size: at_least_one("--batch-size", args.batch_size)?,
+            output: output.unwrap_or_else(|| PathBuf::from("samples").join(format!("{}-s{seed}", model_name(&model)))),
+            overwrite: args.overwrite,
+            model,
+            seed,
+        })
+    }
+}
+
+/// The last part of a model's path or id, for file names and pictures' metadata.
+pub fn model_name(model: &str) -> String {
+    let name = Path::new(model).file_name().map(|name| name.to_string_lossy().into_owned());
+    name.or_else(|| {
+        let folder = std::fs::canonicalize(model).ok()?;
+        Some(folder.file_name()?.to_string_lossy().into_owned())
+    })
+    .unwrap_or_else(|| "model".into())
+}
+
+fn at_least_one(flag: &str, value: usize) -> Result<usize> {
+    if value == 0 { Err(Error::usage(format!("{flag} must be at least 1"))) } else { Ok(value) }
+}
+
+fn fraction(flag: &str, value: Option<f64>) -> Result<Option<f64>> {
+    match value {
+        Some(value) if !(0.0..=1.0).contains(&value) => {
+            Err(Error::usage(format!("{flag} {value} must lie between 0 and 1 (0.05 means 5 %)")))
+        }
+        _ => Ok(value),
+    }
+}

@@ -1,0 +1,171 @@
+//! The command line from outside: messages, streams, exit codes.
+
+use assert_cmd::Command;
+use predicates::prelude::*;
+use predicates::str::contains;
+
+/// The program, in an empty folder of its own.
+fn program(folder: &tempfile::TempDir) -> Command {
+    let mut command = Command::cargo_bin("erase-concept").unwrap();
+    command.current_dir(folder.path());
+    command
+}
+
+fn run(args: &[&str]) -> assert_cmd::assert::Assert {
+    let folder = tempfile::tempdir().unwrap();
+    let assert = program(&folder).args(args).assert();
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "{args:?} left something behind");
+    assert
+}
+
+fn refused(args: &[&str], parts: &[&str]) {
+    let mut assert = run(args).code(2).stdout("");
+    for part in parts {
+        assert = assert.stderr(contains(*part));
+    }
+}
+
+#[test]
+fn help_and_version_go_to_stdout() {
+    run(&["--help"])
+        .code(0)
+        .stdout(contains("--concept").and(contains("Exit codes")).and(contains("sample")))
+        .stderr("");
+    run(&["sample", "--help"]).code(0).stdout(contains("--negative-prompt")).stderr("");
+    run(&["--version"]).code(0).stdout(contains(env!("CARGO_PKG_VERSION"))).stderr("");
+}
+
+#[test]
+fn nothing_at_all_is_answered_with_help() {
+    refused(&[], &["Usage: erase-concept", "--concept"]);
+}
+
+#[test]
+fn wrong_flags_are_refused() {
+    refused(&["--concpt", "star"], &["--concpt", "--concept"]);
+    refused(&["--model", "demo"], &["--concept NAME is missing", "star, striped"]);
+    refused(&["--concept", "star", "sample", "--prompt", "x"], &["cannot be used with"]);
+    refused(&["sample"], &["--prompt"]);
+    refused(&["sample", "--prompt", "x", "--num-images", "0"], &["--num-images must be at least 1"]);
+    refused(&["sample", "--prompt", "x", "--eta", "2"], &["--eta 2 must lie between 0 and 1"]);
+    refused(&["sample", "--prompt", "x", "--eta", "0.5", "--scheduler", "euler"], &["--eta", "ddim"]);
+    refused(&["sample", "--prompt", "x", "--scheduler", "dimm"], &["--scheduler", "ddim, pndm"]);
+    refused(&["--concept", "star", "--device", "cuda"], &["--device cuda", "CPU only", "--device cpu"]);
+    refused(&["--concept", "star", "--device", "tpu"], &["not a device"]);
+    refused(&["--concept", "star", "--dtype", "f16"], &["--dtype f16", "f32 only"]);
+    refused(&["--concept", "star", "--threads", "0"], &["--threads"]);
+    refused(&["--concept", "star", "-q", "-v"], &["cannot be used with"]);
+    refused(&["--concept", "star", "--max-rate", "5"], &["--max-rate 5 must lie between 0 and 1"]);
+    refused(&["--concept", "unicorn", "--kind", "object", "--max-rate", "0.1"], &["no detect.labels"]);
+    refused(&["--concept", "red", "--max-synonym-rate", "0.1"], &["no synonyms"]);
+}
+
+#[test]
+fn an_unknown_concept_is_told_what_there_is() {
+    refused(&["--concept", "sstar"], &["did you mean 'star'?", "church, circle", "--kind object", "FILE.toml"]);
+    refused(&["--concept", "star", "--kind", "thing"], &["--kind", "object, style, content, identity"]);
+    refused(&["--concept", "missing.toml"], &["missing.toml"]);
+}
+
+#[test]
+fn an_unknown_model_is_told_what_there_is() {
+    for args in [&["--concept", "star", "--model", "nowhere"][..], &["sample", "--prompt", "x", "--model", "nowhere"]] {
+        refused(args, &["--model \"nowhere\" is not there", "demo", "diffusers"]);
+    }
+}
+
+#[test]
+fn a_wrong_concept_file_names_file_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("mine.toml"), "name = \"x\"\nkinds = 3\n").unwrap();
+    program(&folder).args(["--concept", "mine.toml"]).assert().code(2).stdout("").stderr(contains("mine.toml: line 2"));
+}
+
+#[test]
+fn errors_are_json_too_when_asked_for() {
+    let output = run(&["--concept", "star", "--model", "nowhere", "--json"]).code(2).get_output().stdout.clone();
+    let lines: Vec<serde_json::Value> =
+        String::from_utf8(output).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let last = lines.last().unwrap();
+    assert_eq!((&last["schema"], &last["event"]), (&"erase-concept.events/1".into(), &"error".into()));
+    assert!(last["message"].as_str().unwrap().contains("nowhere"));
+}
+
+#[test]
+fn sample_writes_pictures_that_say_how_they_were_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let args =
+        ["sample", "--prompt", "a red star ✓", "-n", "2", "--seed", "7", "--steps", "2", "--output", "out", "--json"];
+    let output = program(&folder).args(args).assert().code(0).stderr("").get_output().stdout.clone();
+    let last: serde_json::Value =
+        serde_json::from_str(String::from_utf8(output).unwrap().lines().last().unwrap()).unwrap();
+    assert_eq!(last["result"]["images"][1]["file"], "00001_8.png");
+    let names = |folder: &std::path::Path| {
+        let mut names: Vec<_> =
+            std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(folder.path()), ["out"]);
+    assert_eq!(names(&folder.path().join("out")), ["00000_7.png", "00001_8.png"]);
+
+    let read = |path: &str| std::fs::read(folder.path().join(path)).unwrap();
+    let reader = png::Decoder::new(std::io::Cursor::new(read("out/00001_8.png"))).read_info().unwrap();
+    assert_eq!((reader.info().width, reader.info().height), (64, 64));
+    let text = reader.info().utf8_text.iter().find(|chunk| chunk.keyword == "parameters").unwrap().get_text().unwrap();
+    assert!(text.starts_with("a red star ✓\nSteps: 2, Sampler: "), "{text}");
+    assert!(text.contains("Seed: 8, Size: 64x64, Model hash: ") && text.contains("RNG: CPU"), "{text}");
+    assert_ne!(read("out/00000_7.png"), read("out/00001_8.png"));
+
+    let before = read("out/00000_7.png");
+    let full = ["sample", "--prompt", "x", "--steps", "2", "--output", "out"];
+    program(&folder).args(full).assert().code(2).stderr(contains("--overwrite"));
+    assert_eq!(read("out/00000_7.png"), before);
+    program(&folder).args(full).arg("--overwrite").assert().code(0).stdout(contains("1 picture in out"));
+    assert_eq!(names(&folder.path().join("out")), ["00000_0.png"]);
+}
+
+#[test]
+fn an_image_can_be_made_again_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let sample = |seed: &str, count: &str, output: &str| {
+        let flags = ["sample", "--prompt", "a star", "--steps", "2", "--seed", seed, "-n", count, "--output", output];
+        program(&folder).args(flags).assert().code(0);
+    };
+    sample("5", "3", "three");
+    sample("7", "1", "one");
+    let pixels = |path: &str| image::open(folder.path().join(path)).unwrap().to_rgb8().into_raw();
+    let (together, alone) = (pixels("three/00002_7.png"), pixels("one/00000_7.png"));
+    let far = together.iter().zip(&alone).filter(|(a, b)| a.abs_diff(**b) > 1).count();
+    assert_eq!(far, 0, "more than rounding differs");
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
+    run(&["--concept", "star", "--dry-run", "--repair-steps", "77", "-q"]).code(0).stdout("").stderr("");
+    run(&["--concept", "star", "--dry-run", "--repair-steps", "77"])
+        .code(0)
+        .stdout(contains("would erase 'star' (object) from demo").and(contains("77 repair steps")));
+    refused(&["--concept", "star", "--dry-run", "--train-scope", "nothing*"], &["nothing*"]);
+    refused(&["--concept", "star", "--train-scope", "nothing*"], &["nothing*"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_with_130_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("erase-concept"))
+        .args(["sample", "--prompt", "a star", "-n", "64", "--steps", "500"])
+        .current_dir(folder.path())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+    let sent = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let samples = folder.path().join("samples");
+    let left = std::fs::read_dir(&samples).map_or(0, Iterator::count);
+    assert_eq!(left, 0, "temporary files are left");
+}
