@@ -1,1 +1,17 @@
-//! (being written)
+//! What a model draws, counted: detectors, verification, grids, the report.
+
+mod detector;
+mod grid;
+mod interval;
+mod picture;
+mod report;
+mod verify;
+
+pub use detector::{ClassifierDetector, Detector};
+pub use grid::{Grid, GridRow};
+pub use interval::{paired_drop, wilson};
+pub use picture::{Infotext, encode_png, from_images, to_images};
+pub use report::{
+    BeforeAfter, DetectorRecord, Rate, Report, RetainAxis, RunRecord, SCHEMA, VerifyRecord, compare, peak_memory,
+};
+pub use verify::{Shown, Verification, VerifyPlan, verify};

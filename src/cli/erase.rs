@@ -1,11 +1,13 @@
 //! The erase job: model and concept in, erased model folder out.
 
 use super::ExitCode;
+use super::evidence::{Evidence, write_json};
 use super::options::EraseOptions;
 use super::output::Display;
 use super::settings::settings;
+use super::stopwatch::Stopwatch;
 use crate::checkpoint::{LoadedModel, ModelFiles, OutputFolder, load_model, save_model};
-use crate::erase::{self, Data, Settings};
+use crate::erase::{self, Settings};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::{Result, hub};
 use serde_json::json;
@@ -36,20 +38,35 @@ fn work(
     folder: OutputFolder,
     display: &mut Display,
 ) -> Result<ExitCode> {
-    let data = Data::sample(&loaded.model, &options.concept, settings, options.seed, display)?;
-    let outcome = erase::scissorhands(&loaded.model, &options.concept, &data, settings, options.seed, display)?;
-    display.event(Event::Stage { name: "writing the model", steps: 1 });
+    let mut watch = Stopwatch::new(display);
+    let (concept, seed) = (&options.concept, options.seed);
+    let data = super::cache::data(options.cache.as_deref(), loaded, concept, settings, seed, &mut watch)?;
+    let outcome = erase::scissorhands(&loaded.model, concept, &data, settings, seed, &mut watch)?;
+    drop(data);
+    watch.event(Event::Stage { name: "writing the model", steps: 1 });
     let left_out = save_model(files, loaded, &outcome.changed, folder.path(), &metadata(options))?;
-    display.event(Event::Step { loss: None });
+    watch.event(Event::Step { loss: None });
     for name in left_out {
-        display.event(Event::Note(&format!("{name} is not part of the model and was not copied")));
+        watch.event(Event::Note(&format!("{name} is not part of the model and was not copied")));
     }
+    let evidence = Evidence::new(options, files, loaded)?;
+    let before = evidence.look(&loaded.model, "before", folder.path(), &mut watch)?;
+    // what is counted is what was written
+    let written = load_model(&ModelFiles::Folder(folder.path().to_path_buf()))?;
+    let after = evidence.look(&written.model, "after", folder.path(), &mut watch)?;
+    let report = evidence.report(settings, loaded, outcome, &before, &after);
+    evidence.write(folder.path(), &report, &before, &after)?;
+    write_json(&folder.path().join("run.json"), &watch.record())?;
     check_interrupted()?;
     folder.commit()?;
     let output = options.output.display().to_string();
-    display
-        .result(&json!({ "output": output }), &format!("the model without '{}' is in {output}", options.concept.name));
-    Ok(ExitCode::Done)
+    let missed = evidence.missed(&report);
+    let mut text = format!("{}\nresult: {output} (diffusers folder, grid.png, report.json)", report.summary(concept));
+    for line in &missed {
+        text.push_str(&format!("\nmissed: {line}"));
+    }
+    display.result(&json!({ "output": output, "missed": missed, "report": report }), &text);
+    Ok(if missed.is_empty() { ExitCode::Done } else { ExitCode::LimitMissed })
 }
 
 /// What the written UNet says about itself.

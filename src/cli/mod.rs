@@ -1,13 +1,15 @@
 //! The command line: flags in, validated options out, a job run, an exit code.
 
 pub mod args;
+mod cache;
 mod erase;
+mod evidence;
 pub mod exit_code;
 pub mod options;
 pub mod output;
-mod picture;
 mod sample;
 mod settings;
+mod stopwatch;
 
 pub use exit_code::ExitCode;
 

@@ -3,7 +3,7 @@
 use super::ExitCode;
 use super::options::{SampleOptions, model_name};
 use super::output::Display;
-use super::picture::{Infotext, encode_png, to_images};
+use crate::audit::{Infotext, encode_png, to_images};
 use crate::checkpoint::{OutputFolder, load_model};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::{Error, Result, hub, sd};

@@ -1,4 +1,4 @@
-//! Pictures of `sample` as PNG with A1111's `parameters` text. To be replaced by `audit`'s when that is merged.
+//! Pictures: from tensors, and as PNG with the text chunk that A1111 and others read.
 
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -6,16 +6,24 @@ use image::RgbImage;
 use std::fmt;
 
 /// What made a picture, in the text that A1111 and other tools read.
-pub(super) struct Infotext<'a> {
+pub struct Infotext<'a> {
+    /// What was asked for.
     pub prompt: &'a str,
+    /// What was steered away from; left out if empty.
     pub negative_prompt: &'a str,
+    /// Denoising steps.
     pub steps: usize,
+    /// Name of the sampler.
     pub sampler: &'a str,
+    /// Guidance scale.
     pub guidance_scale: f64,
+    /// Seed.
     pub seed: u64,
     /// Width and height.
     pub size: (u32, u32),
+    /// SHA-256 in hex; ten digits of it are written.
     pub model_hash: &'a str,
+    /// Name of the model.
     pub model: &'a str,
 }
 
@@ -37,7 +45,7 @@ impl fmt::Display for Infotext<'_> {
 }
 
 /// `(B, 3, H, W)` in -1 to 1 to pictures, rounded half to even.
-pub(super) fn to_images(x: &Tensor) -> Result<Vec<RgbImage>> {
+pub fn to_images(x: &Tensor) -> Result<Vec<RgbImage>> {
     let (_, _, height, width) = x.dims4()?;
     let values: Vec<f32> = x.permute((0, 2, 3, 1))?.contiguous()?.flatten_all()?.to_vec1()?;
     let byte = |x: &f32| ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
@@ -48,8 +56,20 @@ pub(super) fn to_images(x: &Tensor) -> Result<Vec<RgbImage>> {
     values.chunks(height * width * 3).map(image).collect()
 }
 
+/// The bytes of pictures as a tensor in -1 to 1: what a classifier sees is what the PNG holds.
+///
+/// # Shape
+/// `B` pictures of one size -> `(B, 3, H, W)`.
+pub fn from_images(images: &[RgbImage]) -> Result<Tensor> {
+    let Some(first) = images.first() else { return Err(Error::usage("there are no pictures")) };
+    let (width, height) = (first.width() as usize, first.height() as usize);
+    let values: Vec<f32> = images.iter().flat_map(|i| i.as_raw()).map(|byte| f32::from(*byte) / 127.5 - 1.0).collect();
+    let pixels = Tensor::from_vec(values, (images.len(), height, width, 3), &candle_core::Device::Cpu)?;
+    Ok(pixels.permute((0, 3, 1, 2))?.contiguous()?)
+}
+
 /// A PNG with text chunks: `tEXt` where Latin-1 is enough, `iTXt` elsewhere.
-pub(super) fn encode_png(image: &RgbImage, text: &[(&str, &str)]) -> Result<Vec<u8>> {
+pub fn encode_png(image: &RgbImage, text: &[(&str, &str)]) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut encode = || -> std::result::Result<(), png::EncodingError> {
         let mut encoder = png::Encoder::new(&mut bytes, image.width(), image.height());

@@ -1,0 +1,201 @@
+//! The erase job's evidence: the same prompts and seeds before and after, counted, drawn and written down.
+
+use super::options::{EraseOptions, model_name};
+use crate::audit::{
+    ClassifierDetector, Detector, DetectorRecord, Grid, GridRow, Infotext, Report, SCHEMA, Shown, Verification,
+    VerifyPlan, VerifyRecord, compare, encode_png, verify,
+};
+use crate::checkpoint::{LoadedModel, ModelFiles, load_component, sha256_hex};
+use crate::concept::Kind;
+use crate::erase::{Outcome, Settings};
+use crate::progress::Progress;
+use crate::sd::{Classifier, SampleOptions, StableDiffusion};
+use crate::{Error, Result};
+use serde::Serialize;
+use std::path::Path;
+
+/// The weights of a classifier that lies beside a model.
+const CLASSIFIER: &str = "classifier/model.safetensors";
+/// Pairs of the concept in the grid, and of everything else.
+const SHOWN: usize = 8;
+/// Guidance of a verification picture where the user says nothing.
+const GUIDANCE_SCALE: f64 = 5.0;
+
+/// What pictures are made for verification, and what counts them.
+pub struct Evidence<'a> {
+    options: &'a EraseOptions,
+    detector: Option<ClassifierDetector>,
+    sampling: SampleOptions,
+    plan: VerifyPlan,
+}
+
+impl<'a> Evidence<'a> {
+    /// Uses the classifier that lies beside the model (the demo has one); without it, pictures are drawn but not counted.
+    pub fn new(options: &'a EraseOptions, files: &ModelFiles, loaded: &LoadedModel) -> Result<Self> {
+        let detector = match files.try_read(CLASSIFIER)? {
+            Some(bytes) => {
+                let (config, params) = load_component(files, "classifier", "model.safetensors")?;
+                let classifier = Classifier::new(&config, &params)?;
+                let knows = |label| classifier.labels().contains(label);
+                let fits = options.concept.detect.labels.iter().all(knows);
+                let name = "image classifier (ResNet, argmax an axis)".to_string();
+                fits.then(|| ClassifierDetector { classifier, name, sha256: sha256_hex(&bytes) })
+            }
+            None => None,
+        };
+        let v = &options.verify;
+        let sampling = SampleOptions {
+            sampler: options.sampling.sampler.unwrap_or(crate::diffusion::Sampler::Ddim),
+            steps: v.steps,
+            guidance_scale: options.sampling.guidance_scale.unwrap_or(GUIDANCE_SCALE),
+            eta: 0.0,
+            size: None,
+        };
+        // pictures of the demo are small: 32 at a time are fastest; a real model's are made one by one
+        let batch = if loaded.model.latent_size() <= 16 { 32 } else { 1 };
+        let plan = VerifyPlan {
+            images: v.images,
+            synonym_images: v.synonym_images,
+            retain_images: v.retain_images,
+            seed: options.seed.wrapping_add(1 << 32),
+            batch,
+            shown: SHOWN,
+        };
+        Ok(Self { options, detector, sampling, plan })
+    }
+
+    /// Draws and counts with one model. `when` is `before` or `after`.
+    pub fn look(
+        &self,
+        model: &StableDiffusion,
+        when: &str,
+        folder: &Path,
+        progress: &mut dyn Progress,
+    ) -> Result<Verification> {
+        let unet = model.unet()?;
+        let mut render = |prompts: &[&str], seeds: &[u64]| {
+            let negatives = vec![""; prompts.len()];
+            let latents = model.sample_latents(&unet, &self.sampling, prompts, &negatives, seeds)?;
+            model.decode_latents(&latents)
+        };
+        let images = folder.join("images").join(when);
+        if self.options.verify.keep_images {
+            std::fs::create_dir_all(&images).map_err(Error::io(&images))?;
+        }
+        let mut keep = |group: &str, i: usize, prompt: &str, seed: u64, image: &image::RgbImage| -> Result<()> {
+            if !self.options.verify.keep_images {
+                return Ok(());
+            }
+            let text = Infotext {
+                prompt,
+                negative_prompt: "",
+                steps: self.sampling.steps,
+                sampler: &self.sampling.sampler.to_string(),
+                guidance_scale: self.sampling.guidance_scale,
+                seed,
+                size: image.dimensions(),
+                model_hash: "",
+                model: &format!("{} ({when})", model_name(&self.options.model)),
+            };
+            let path = images.join(format!("{group}-{i:05}_{seed}.png"));
+            std::fs::write(&path, encode_png(image, &[("parameters", &text.to_string())])?).map_err(Error::io(&path))
+        };
+        let detector = self.detector.as_ref().map(|d| d as &dyn Detector);
+        let name = format!("verifying: pictures {when}");
+        verify(&self.options.concept, &self.plan, detector, &mut render, &mut keep, &name, progress)
+    }
+
+    /// Everything that was found.
+    pub fn report(
+        &self,
+        settings: &Settings,
+        loaded: &LoadedModel,
+        outcome: Outcome,
+        before: &Verification,
+        after: &Verification,
+    ) -> Report {
+        let (rate, synonyms, retain) = compare(before, after);
+        let drops: Vec<f64> = retain.values().map(|axis| axis.drop).collect();
+        let detector = self.detector.as_ref().map(|d| DetectorRecord {
+            name: d.name().to_string(),
+            sha256: d.sha256().to_string(),
+            rule: format!("a picture counts if it is given one of {}", self.options.concept.detect.labels.join(", ")),
+        });
+        Report {
+            schema: SCHEMA,
+            concept: self.options.concept.name.clone(),
+            method: "scissorhands",
+            preset: self.options.preset.clone(),
+            seed: self.options.seed,
+            version: env!("CARGO_PKG_VERSION"),
+            base_sha256: loaded.base_sha256.clone(),
+            rate,
+            synonyms,
+            mean_drop: (!drops.is_empty()).then(|| drops.iter().sum::<f64>() / drops.len() as f64),
+            retain,
+            detector,
+            verification: VerifyRecord {
+                scheduler: self.sampling.sampler.to_string(),
+                steps: self.sampling.steps,
+                guidance_scale: self.sampling.guidance_scale,
+                seed: self.plan.seed,
+            },
+            settings: settings.clone(),
+            trim: outcome.trim,
+            losses: outcome.losses,
+        }
+    }
+
+    /// Writes `grid.png` and `report.json`.
+    pub fn write(&self, folder: &Path, report: &Report, before: &Verification, after: &Verification) -> Result<()> {
+        let blur = self.options.concept.kind == Kind::Content && !self.options.verify.show;
+        fn row<'b>(label: &str, shown: &'b [Shown], blur: bool) -> GridRow<'b> {
+            GridRow { label: label.into(), images: shown.iter().map(|s| &s.image).collect(), blur }
+        }
+        let name = &self.options.concept.name;
+        let grids = [
+            (format!("{name}: prompts that name it"), &before.shown_forget, &after.shown_forget, blur),
+            ("everything else: prompts that do not".to_string(), &before.shown_retain, &after.shown_retain, false),
+        ];
+        let parts = grids.map(|(title, before, after, blur)| {
+            let rows = vec![row("before", before, blur), row("after", after, false)];
+            let captions = before.iter().map(|s| format!("{} #{}", s.prompt, s.seed)).collect();
+            Grid { title, rows, captions }.draw()
+        });
+        let (width, height) =
+            (parts.iter().map(|p| p.width()).max().unwrap_or(1), parts.iter().map(|p| p.height()).sum());
+        let mut grid = image::RgbImage::from_pixel(width, height, image::Rgb([255, 255, 255]));
+        let mut top = 0;
+        for part in &parts {
+            image::imageops::overlay(&mut grid, part, 0, top);
+            top += i64::from(part.height());
+        }
+        let path = folder.join("grid.png");
+        std::fs::write(&path, encode_png(&grid, &[])?).map_err(Error::io(&path))?;
+        write_json(&folder.join("report.json"), report)
+    }
+
+    /// The limits that were asked for and are missed, in words.
+    pub fn missed(&self, report: &Report) -> Vec<String> {
+        let v = &self.options.verify;
+        let limits =
+            [("--max-rate", v.max_rate, &report.rate), ("--max-synonym-rate", v.max_synonym_rate, &report.synonyms)];
+        let mut missed = Vec::new();
+        for (flag, limit, found) in limits {
+            let Some(limit) = limit else { continue };
+            match found.as_ref().map(|found| found.after.fraction()) {
+                Some(rate) if rate <= limit => {}
+                Some(rate) => missed.push(format!("{flag} {limit}: the rate is {rate:.3}")),
+                None => missed.push(format!("{flag} {limit}: nothing could be counted, no detector knows the concept")),
+            }
+        }
+        missed
+    }
+}
+
+/// Pretty JSON with a newline at its end.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|e| Error::file(path, e))?;
+    text.push('\n');
+    std::fs::write(path, text).map_err(Error::io(path))
+}
