@@ -1,4 +1,5 @@
 //! The command line from outside: messages, streams, exit codes.
+#![allow(clippy::unwrap_used)]
 
 use assert_cmd::Command;
 use predicates::prelude::*;

@@ -1,4 +1,5 @@
 //! The shipped concept files, concepts from templates, and each way in which a concept file can be wrong.
+#![allow(clippy::unwrap_used)]
 
 use erase_concept::concept::{Concept, Kind};
 use std::collections::{BTreeMap, BTreeSet};

@@ -148,8 +148,10 @@ impl Display {
             }
             Style::EveryStep => say(&format!("  {}/{} {shown}", stage.done, stage.steps)),
             Style::Lines if stage.spoke.elapsed() >= QUIET_TIME && stage.done < stage.steps => {
+                // the first of a batch of steps says nothing about the time that a step takes
                 let left = stage.began.elapsed().as_secs_f64() / stage.done as f64 * (stage.steps - stage.done) as f64;
-                say(&format!("  {}/{} {shown} about {left:.0} s left", stage.done, stage.steps));
+                let left = if stage.done > 1 { format!(" about {left:.0} s left") } else { String::new() };
+                say(&format!("  {}/{} {shown}{left}", stage.done, stage.steps));
                 stage.spoke = Instant::now();
             }
             Style::Json => {
