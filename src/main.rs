@@ -4,6 +4,11 @@ use erase_concept::cli::{ExitCode, Request};
 use erase_concept::progress;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Networks allocate and free large tensors all the time; the system's allocator gives each back to the kernel, and the
+/// page faults of taking it again cost more than the arithmetic.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Deep graphs are freed recursively by candle; this is address space, touched only as far as it is needed.
 const STACK: usize = 512 << 20;
 
@@ -15,6 +20,10 @@ fn main() -> std::process::ExitCode {
     if let Some(threads) = request.run.threads {
         // SAFETY: no other thread has been started yet. candle and rayon read this when they first compute.
         unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
+    }
+    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
+        // SAFETY: as above. candle's own pool would spin beside rayon's; what is left to it is small.
+        unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     }
     if let Err(error) = ctrlc::set_handler(on_interrupt) {
         eprintln!("warning: Ctrl-C will not stop cleanly: {error}");

@@ -7,6 +7,7 @@
 mod activation;
 mod attention;
 mod backward;
+mod combine;
 mod conv2d;
 mod group_norm;
 mod kernels;
@@ -19,6 +20,7 @@ mod upsample;
 pub use activation::{geglu, gelu, quick_gelu, silu};
 pub use attention::attention;
 pub use backward::{Gradients, backward};
+pub use combine::{add, concat_channels};
 pub use conv2d::{Conv2d, conv2d};
 pub use group_norm::{GroupNorm, group_norm};
 pub use layer_norm::{LayerNorm, layer_norm};

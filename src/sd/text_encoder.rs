@@ -1,6 +1,6 @@
 //! CLIP's text tower (transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`).
 
-use crate::nn::{LayerNorm, Linear, ParamPath, ParamStore, attention, gelu, quick_gelu};
+use crate::nn::{LayerNorm, Linear, ParamPath, ParamStore, add, attention, gelu, quick_gelu};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
@@ -103,13 +103,13 @@ impl EncoderLayer {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = (x + self.self_attn.forward(&self.layer_norm1.forward(x)?)?)?;
+        let x = add(x, &self.self_attn.forward(&self.layer_norm1.forward(x)?)?)?;
         let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
         let h = match self.activation {
             Activation::QuickGelu => quick_gelu(&h)?,
             Activation::Gelu => gelu(&h)?,
         };
-        Ok((x + self.fc2.forward(&h)?)?)
+        add(&x, &self.fc2.forward(&h)?)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::UnetConfig;
 use super::resnet::{Downsample, ResnetBlock, Upsample};
 use super::transformer::Transformer2d;
-use crate::nn::ParamPath;
+use crate::nn::{ParamPath, concat_channels};
 use crate::{Error, Result};
 use candle_core::Tensor;
 
@@ -121,7 +121,7 @@ impl UpBlock {
         let mut x = x.clone();
         for (j, resnet) in self.resnets.iter().enumerate() {
             let skip = skips.pop().ok_or_else(|| Error::Weights("the UNet has more up resnets than skips".into()))?;
-            x = resnet.forward(&Tensor::cat(&[&x, &skip], 1)?, temb)?; // (B, in + skip, H, W)
+            x = resnet.forward(&concat_channels(&x, &skip)?, temb)?; // (B, in + skip, H, W)
             if let Some(attention) = self.attentions.get(j) {
                 x = attention.forward(&x, context)?;
             }

@@ -1,7 +1,7 @@
 //! `ResnetBlock2D`, and the convolutions between levels.
 
 use crate::Result;
-use crate::nn::{Conv2d, GroupNorm, Linear, ParamPath, add_per_channel, upsample_nearest2x};
+use crate::nn::{Conv2d, GroupNorm, Linear, ParamPath, add, add_per_channel, upsample_nearest2x};
 use candle_core::Tensor;
 
 /// Two 3x3 convolutions around a residual, with the timestep added between them (diffusers' `ResnetBlock2D`).
@@ -42,8 +42,8 @@ impl ResnetBlock {
         let h = add_per_channel(&h, &self.time_emb_proj.forward(silu_temb)?)?;
         let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
         match &self.conv_shortcut {
-            Some(conv) => Ok((conv.forward(x)? + h)?),
-            None => Ok((x + h)?),
+            Some(conv) => add(&conv.forward(x)?, &h),
+            None => add(x, &h),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `Transformer2DModel`: self-attention, cross-attention to the text, feed-forward, over the pixels of a feature map.
 
 use crate::Result;
-use crate::nn::{Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, attention, from_tokens, geglu, to_tokens};
+use crate::nn::{Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention, from_tokens, geglu, to_tokens};
 use candle_core::Tensor;
 
 /// `attn1` (pixels to pixels) or `attn2` (pixels to text tokens).
@@ -75,9 +75,9 @@ impl TransformerBlock {
 
     fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
         let normed = self.norm1.forward(x)?;
-        let x = (x + self.attn1.forward(&normed, &normed)?)?;
-        let x = (&x + self.attn2.forward(&self.norm2.forward(&x)?, context)?)?;
-        Ok((&x + self.ff.forward(&self.norm3.forward(&x)?)?)?)
+        let x = add(x, &self.attn1.forward(&normed, &normed)?)?;
+        let x = add(&x, &self.attn2.forward(&self.norm2.forward(&x)?, context)?)?;
+        add(&x, &self.ff.forward(&self.norm3.forward(&x)?)?)
     }
 }
 
@@ -141,6 +141,6 @@ impl Transformer2d {
             Projection::Conv(conv) => conv.forward(&from_tokens(&h, height, width)?)?, // (B, C, H, W)
             Projection::Linear(linear) => from_tokens(&linear.forward(&h)?, height, width)?,
         };
-        Ok((x + h)?)
+        add(x, &h)
     }
 }

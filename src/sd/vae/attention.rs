@@ -2,7 +2,7 @@
 
 use super::{EPS, VaeConfig};
 use crate::Result;
-use crate::nn::{GroupNorm, ParamPath, attention, from_tokens, linear, to_tokens};
+use crate::nn::{GroupNorm, ParamPath, add, attention, from_tokens, linear, to_tokens};
 use candle_core::Tensor;
 
 /// A linear layer under its present or its old name, its weight `(C, C)` or `(C, C, 1, 1)`.
@@ -54,6 +54,6 @@ impl Attention {
         let h = to_tokens(&self.group_norm.forward(x)?)?; // (B, HW, C)
         let (q, k, v) = (self.to_q.forward(&h)?, self.to_k.forward(&h)?, self.to_v.forward(&h)?);
         let h = self.to_out.forward(&attention(&q, &k, &v, 1, false)?)?;
-        Ok((x + from_tokens(&h, height, width)?)?)
+        add(x, &from_tokens(&h, height, width)?)
     }
 }

@@ -3,7 +3,7 @@
 use super::attention::Attention;
 use super::{EPS, VaeConfig};
 use crate::Result;
-use crate::nn::{Conv2d, GroupNorm, ParamPath, upsample_nearest2x};
+use crate::nn::{Conv2d, GroupNorm, ParamPath, add, upsample_nearest2x};
 use candle_core::Tensor;
 
 /// `ResnetBlock2D` without a timestep.
@@ -31,8 +31,8 @@ impl ResnetBlock {
         let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
         let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
         match &self.conv_shortcut {
-            Some(conv) => Ok((conv.forward(x)? + h)?),
-            None => Ok((x + h)?),
+            Some(conv) => add(&conv.forward(x)?, &h),
+            None => add(x, &h),
         }
     }
 }

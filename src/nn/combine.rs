@@ -1,0 +1,128 @@
+//! Residual sums and skip connections.
+
+use super::kernels::parallel::{SharedMut, chunks, tasks};
+use super::kernels::storage::{cpu, fused};
+use crate::Result;
+use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, bail};
+
+/// Elements of one task.
+const BLOCK: usize = 1 << 15;
+
+/// `a + b`; unlike candle's own sum, an operand that is not tracked gets no gradient.
+///
+/// # Shape
+/// Any, both alike.
+pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if !fused(&[a, b]) || a.shape() != b.shape() {
+        return Ok((a + b)?);
+    }
+    Ok(a.contiguous()?.apply_op2(&b.contiguous()?, Add)?)
+}
+
+struct Add;
+
+impl CustomOp2 for Add {
+    fn name(&self) -> &'static str {
+        "residual-add"
+    }
+
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        la: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (a, b) = (cpu(a, la)?, cpu(b, lb)?);
+        let mut y = vec![0.0; a.len()];
+        chunks(&mut y, BLOCK, |i, y| {
+            let (a, b) = (&a[i * BLOCK..], &b[i * BLOCK..]);
+            y.iter_mut().zip(a).zip(b).for_each(|((y, a), b)| *y = a + b);
+        });
+        Ok((CpuStorage::F32(y), la.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((a.track_op().then(|| dy.clone()), b.track_op().then(|| dy.clone())))
+    }
+}
+
+/// `[a | b]` along the channels.
+///
+/// # Shape
+/// `(B, C, H, W)` and `(B, D, H, W)` -> `(B, C + D, H, W)`.
+pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if !fused(&[a, b]) || a.rank() != 4 || b.rank() != 4 {
+        return Ok(Tensor::cat(&[a, b], 1)?);
+    }
+    Ok(a.contiguous()?.apply_op2(&b.contiguous()?, Concat)?)
+}
+
+struct Concat;
+
+impl CustomOp2 for Concat {
+    fn name(&self) -> &'static str {
+        "concat-channels"
+    }
+
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        la: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let ((n, c, h, w), (n_too, d, h_too, w_too)) = (la.shape().dims4()?, lb.shape().dims4()?);
+        if (n, h, w) != (n_too, h_too, w_too) {
+            bail!("{:?} and {:?} cannot stand side by side", la.shape(), lb.shape());
+        }
+        let (a, b) = (cpu(a, la)?, cpu(b, lb)?);
+        let (x, y) = (c * h * w, d * h * w);
+        let mut out = vec![0.0; n * (x + y)];
+        let shared = SharedMut::new(&mut out);
+        tasks(n, |i| {
+            // SAFETY: each sample belongs to one task; `slice` checks the bounds.
+            let sample = unsafe { shared.slice(i * (x + y), x + y) };
+            sample[..x].copy_from_slice(&a[i * x..][..x]);
+            sample[x..].copy_from_slice(&b[i * y..][..y]);
+        });
+        Ok((CpuStorage::F32(out), Shape::from((n, c + d, h, w))))
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let (c, d) = (a.dim(1)?, b.dim(1)?);
+        let da = if a.track_op() { Some(dy.narrow(1, 0, c)?.contiguous()?) } else { None };
+        let db = if b.track_op() { Some(dy.narrow(1, c, d)?.contiguous()?) } else { None };
+        Ok((da, db))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::kernels::testing::compare;
+
+    #[test]
+    fn sums_and_their_gradients() {
+        compare("add", &[&[2, 3, 5], &[2, 3, 5]], 1e-6, &|t| add(&t[0], &t[1]));
+        compare("add", &[&[7, 40_000], &[7, 40_000]], 1e-6, &|t| add(&t[0], &t[1]));
+        compare("add views", &[&[4, 3], &[3, 4]], 1e-6, &|t| add(&t[0].t()?, &t[1]));
+    }
+
+    #[test]
+    fn concatenation_and_its_gradients() {
+        compare("concat", &[&[2, 3, 4, 5], &[2, 1, 4, 5]], 1e-6, &|t| concat_channels(&t[0], &t[1]));
+    }
+}
