@@ -12,7 +12,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Deep graphs are freed recursively by candle; this is address space, touched only as far as it is needed.
 const STACK: usize = 512 << 20;
 
+/// mimalloc's `mi_option_purge_delay`: below 0 it keeps freed memory for the next tensor.
+const PURGE_DELAY: i32 = 15;
+
 fn main() -> std::process::ExitCode {
+    // SAFETY: sets a number in the allocator's table of options; any value is allowed.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
     let request = match Request::from_args(std::env::args_os()) {
         Ok(request) => request,
         Err(code) => return code.into(),

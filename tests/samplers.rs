@@ -1,5 +1,7 @@
 //! The samplers against diffusers, over the demo model and the SD 2.1 shape.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use candle_core::{Device, Tensor};

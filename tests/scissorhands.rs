@@ -1,5 +1,7 @@
 //! The parts of Scissorhands against PyTorch: losses, gradients, scores, trim counts, projection, Adam.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use candle_core::Tensor;

@@ -82,7 +82,7 @@ impl Generator {
         }
         let mut values: Vec<f32> = (0..n).map(|_| self.uniform()).collect();
         values.chunks_exact_mut(16).for_each(box_muller);
-        if n % 16 != 0 {
+        if !n.is_multiple_of(16) {
             let tail = &mut values[n - 16..];
             for value in tail.iter_mut() {
                 *value = self.uniform();
@@ -100,7 +100,7 @@ impl Generator {
 
     /// Uniform in `0..n` (ours, not torch's): the high half of a 64-bit product. `n` of 0 gives 0.
     pub fn below(&mut self, n: usize) -> usize {
-        (u128::from(self.random64()) * n as u128 >> 64) as usize
+        ((u128::from(self.random64()) * n as u128) >> 64) as usize
     }
 
     /// Fisher-Yates (ours, not torch's).

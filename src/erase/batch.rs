@@ -1,7 +1,7 @@
 //! Noisy batches: which latents a step sees, at which timestep, under which noise.
 
 use super::data::Latents;
-use super::settings::Batches;
+use super::settings::{Batches, Timesteps};
 use crate::Result;
 use crate::diffusion::{Generator, Schedule};
 use candle_core::Tensor;
@@ -42,27 +42,48 @@ pub struct Loader<'a> {
     schedule: &'a Schedule,
     size: usize,
     batches: Batches,
+    timesteps: Timesteps,
     queue: Vec<u32>,
 }
 
 impl<'a> Loader<'a> {
     /// A loader of batches of `size` rows (fewer if there are fewer latents).
-    pub fn new(data: &'a Latents, schedule: &'a Schedule, size: usize, batches: Batches) -> Self {
-        Self { data, schedule, size: size.min(data.len()), batches, queue: Vec::new() }
+    pub fn new(data: &'a Latents, schedule: &'a Schedule, size: usize, batches: Batches, timesteps: Timesteps) -> Self {
+        Self { data, schedule, size: size.min(data.len()), batches, timesteps, queue: Vec::new() }
     }
 
     /// The next batch: rows in turn, shuffled anew when all were seen; timestep and noise drawn from `noise`.
     pub fn next(&mut self, noise: &mut Generator) -> Result<Batch> {
+        self.next_mixed(noise, None, 0.0)
+    }
+
+    /// As [`Loader::next`], with the latents (not the prompts) of a fraction of the rows taken from `others`.
+    pub fn next_mixed(&mut self, noise: &mut Generator, others: Option<&Latents>, fraction: f64) -> Result<Batch> {
         let rows: Vec<u32> = match self.batches {
             Batches::Fixed => (0..self.size as u32).collect(),
             Batches::Live => (0..self.size).map(|_| self.draw(noise)).collect(),
         };
         let device = self.data.latents.device();
-        let x0 = self.data.latents.index_select(&Tensor::new(rows.as_slice(), device)?, 0)?;
-        let t: Vec<usize> = rows.iter().map(|_| noise.below(self.schedule.alphas_cumprod.len())).collect();
+        let mut x0 = self.data.latents.index_select(&Tensor::new(rows.as_slice(), device)?, 0)?;
+        if let Some(others) = others.filter(|others| fraction > 0.0 && !others.is_empty()) {
+            let count = ((rows.len() as f64 * fraction).round() as usize).min(rows.len());
+            let index: Vec<u32> = (0..count).map(|_| noise.below(others.len()) as u32).collect();
+            let foreign = others.latents.index_select(&Tensor::new(index.as_slice(), device)?, 0)?;
+            x0 = Tensor::cat(&[&foreign, &x0.narrow(0, count, rows.len() - count)?], 0)?;
+        }
+        let t: Vec<usize> = rows.iter().map(|_| self.timestep(noise)).collect();
         let eps = noise.randn_tensor(x0.dims(), device)?;
         let prompts = rows.iter().map(|row| self.data.of_prompt[*row as usize] as u32).collect();
         Batch::new(self.schedule, &x0, &t, &eps, prompts)
+    }
+
+    fn timestep(&self, noise: &mut Generator) -> usize {
+        let n = self.schedule.alphas_cumprod.len();
+        let draw = noise.below(n);
+        match self.timesteps {
+            Timesteps::Uniform => draw,
+            Timesteps::Late => draw.max(noise.below(n)), // the larger of two has a density in proportion to t
+        }
     }
 
     fn draw(&mut self, noise: &mut Generator) -> u32 {

@@ -108,7 +108,8 @@ pub fn scissorhands(
         let unet = Unet::new(&model.unet_config, &params)?;
         progress.event(Event::Stage { name: "scoring", steps: settings.score_batches });
         let mut noise = stream(1);
-        let mut batches = Loader::new(&data.forget, &schedule, settings.forget_batch, settings.batches);
+        let mut batches =
+            Loader::new(&data.forget, &schedule, settings.forget_batch, settings.batches, settings.timesteps);
         let mut sensitivity = score::Sensitivity::default();
         for _ in 0..settings.score_batches {
             check_interrupted()?;

@@ -67,8 +67,8 @@ impl Repair<'_> {
         let student = Unet::new(self.config, self.params)?;
         let base = Unet::new(self.config, &self.base.detached())?;
         let current = Unet::new(self.config, &self.params.detached())?;
-        let mut forget = Loader::new(&self.data.forget, self.schedule, s.forget_batch, s.batches);
-        let mut retain = Loader::new(&self.data.retain, self.schedule, s.retain_batch, s.batches);
+        let mut forget = Loader::new(&self.data.forget, self.schedule, s.forget_batch, s.batches, s.timesteps);
+        let mut retain = Loader::new(&self.data.retain, self.schedule, s.retain_batch, s.batches, s.timesteps);
         let mut adam = Adam::default();
         let mut memories: Vec<Gradients> = Vec::new();
         let mut records = Vec::with_capacity(s.repair_steps);
@@ -77,7 +77,8 @@ impl Repair<'_> {
             if self.memory_is_due(step) {
                 memories = self.memories(&student, &mut forget, noise)?;
             }
-            let (f, r) = (forget.next(noise)?, retain.next(noise)?);
+            let f = forget.next_mixed(noise, Some(&self.data.retain), s.mixed)?;
+            let r = retain.next(noise)?;
             let (loss, mut record) = self.loss(&student, &base, &current, &f, &r)?;
             let mut gradients = backward(loss, self.params)?;
             if !memories.is_empty() {
@@ -96,7 +97,7 @@ impl Repair<'_> {
 
     fn memory_is_due(&self, step: usize) -> bool {
         let p = &self.settings.projection;
-        p.memories > 0 && (step == 0 || (p.every > 0 && step % p.every == 0))
+        p.memories > 0 && (step == 0 || (p.every > 0 && step.is_multiple_of(p.every)))
     }
 
     /// `m = -grad l(D_f)` of the model as it is, each over `projection.batches` batches.

@@ -56,6 +56,16 @@ pub enum ScoreLoss {
     Guided,
 }
 
+/// How timesteps are drawn in scoring, memories and repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Timesteps {
+    /// Each as often as any other, as in the published code.
+    Uniform,
+    /// Often in proportion to the timestep: the text decides what a picture shows while there is much noise.
+    Late,
+}
+
 /// The gradient memories and their use.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Projection {
@@ -134,6 +144,11 @@ pub struct Settings {
     pub retain_batch: usize,
     /// Which data a step sees.
     pub batches: Batches,
+    /// How timesteps are drawn.
+    pub timesteps: Timesteps,
+    /// The fraction of forget rows whose latent is a retain latent: there the erased model finds itself as soon as it no
+    /// longer draws the concept.
+    pub mixed: f64,
     /// Gradient memories.
     pub projection: Projection,
     /// The data.
@@ -185,6 +200,8 @@ impl Settings {
             forget_batch: 8,
             retain_batch: 16,
             batches: Batches::Live,
+            timesteps: Timesteps::Late,
+            mixed: 0.5,
             projection: Projection { memories: 1, every: 50, batches: 2, margin: 0.0, eps: 1e-6, relative_eps: true },
             data: DataSettings {
                 forget: 64,
@@ -202,6 +219,8 @@ impl Settings {
             score_batches: 10,
             init: Init::Kaiming,
             forget_term: ForgetTerm::Ascent,
+            timesteps: Timesteps::Uniform,
+            mixed: 0.0,
             lambda: 0.1,
             retain_target: RetainTarget::Noise,
             learning_rate: 1e-4,
@@ -231,6 +250,8 @@ impl Settings {
             forget_batch: 16,
             retain_batch: 16,
             batches: Batches::Fixed,
+            timesteps: Timesteps::Uniform,
+            mixed: 0.0,
             projection: Projection { memories: 0, every: 0, batches: 1, margin: 0.5, eps: 1e-3, relative_eps: false },
             data: DataSettings {
                 forget: 16,

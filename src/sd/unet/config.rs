@@ -125,10 +125,10 @@ impl UnetConfig {
         let wrong = |what: String| Error::Usage(what);
         let value: serde_json::Value = serde_json::from_str(text).map_err(|e| wrong(format!("not valid JSON: {e}")))?;
         for (key, known) in FIXED {
-            if let Some(found) = value.get(key).map(ToString::to_string) {
-                if !known.contains(&found.as_str()) {
-                    return Err(wrong(format!("{key} is {found}; this program supports {}", known.join(" or "))));
-                }
+            if let Some(found) = value.get(key).map(ToString::to_string)
+                && !known.contains(&found.as_str())
+            {
+                return Err(wrong(format!("{key} is {found}; this program supports {}", known.join(" or "))));
             }
         }
         let config: Self = serde_json::from_value(value).map_err(|e| wrong(e.to_string()))?;
