@@ -106,27 +106,35 @@ pub fn scissorhands(
         let mut params = base.clone();
         params.make_trainable(&scopes.score)?;
         let unet = Unet::new(&model.unet_config, &params)?;
-        progress.event(Event::Stage { name: "scoring", steps: settings.score_batches });
+        let passes = if settings.contrast { 2 } else { 1 };
+        progress.event(Event::Stage { name: "scoring", steps: passes * settings.score_batches });
         let mut noise = stream(1);
-        let mut batches =
-            Loader::new(&data.forget, &schedule, settings.forget_batch, settings.batches, settings.timesteps);
-        let mut sensitivity = score::Sensitivity::default();
-        for _ in 0..settings.score_batches {
-            check_interrupted()?;
-            let batch = batches.next(&mut noise)?;
-            let context = batch.context(&embeddings.forget)?;
-            let loss = match settings.score_loss {
-                ScoreLoss::Plain => loss::denoising(&unet, &batch, &context)?,
-                ScoreLoss::Guided => {
-                    let uncond = embeddings.empty.broadcast_as(context.shape())?.contiguous()?;
-                    loss::guided_denoising(&unet, &batch, &context, &uncond)?
-                }
-            };
-            let value = f64::from(loss.to_scalar::<f32>()?);
-            sensitivity.add(&backward(loss, &params)?)?;
-            progress.event(Event::Step { loss: Some(value) });
+        let mut sensitivity = |latents: &Latents, prompts: &Tensor| -> Result<score::Sensitivity> {
+            let mut batches =
+                Loader::new(latents, &schedule, settings.forget_batch, settings.batches, settings.timesteps);
+            let mut sensitivity = score::Sensitivity::default();
+            for _ in 0..settings.score_batches {
+                check_interrupted()?;
+                let batch = batches.next(&mut noise)?;
+                let context = batch.context(prompts)?;
+                let loss = match settings.score_loss {
+                    ScoreLoss::Plain => loss::denoising(&unet, &batch, &context)?,
+                    ScoreLoss::Guided => {
+                        let uncond = embeddings.empty.broadcast_as(context.shape())?.contiguous()?;
+                        loss::guided_denoising(&unet, &batch, &context, &uncond)?
+                    }
+                };
+                let value = f64::from(loss.to_scalar::<f32>()?);
+                sensitivity.add(&backward(loss, &params)?)?;
+                progress.event(Event::Step { loss: Some(value) });
+            }
+            Ok(sensitivity)
+        };
+        let mut forget = sensitivity(&data.forget, &embeddings.forget)?;
+        if settings.contrast {
+            forget.contrast(&sensitivity(&data.retain, &embeddings.retain)?);
         }
-        sensitivity.scores(&params)?
+        forget.scores(&params)?
     };
 
     progress.event(Event::Stage { name: "trimming", steps: 1 });

@@ -22,6 +22,18 @@ impl Sensitivity {
         Ok(())
     }
 
+    /// Takes away what another sum has, down to zero: what is left is what matters more here than there.
+    pub fn contrast(&mut self, other: &Self) {
+        for (name, sums) in &mut self.sums {
+            if let Some(other) = other.sums.get(name) {
+                sums.par_iter_mut()
+                    .with_min_len(1 << 14)
+                    .zip(other)
+                    .for_each(|(sum, other)| *sum = (*sum - other).max(0.0));
+            }
+        }
+    }
+
     /// The scores `|a * theta|`, in the sums' own memory.
     pub fn scores(mut self, params: &ParamStore) -> Result<Scores> {
         for (name, sums) in &mut self.sums {

@@ -114,6 +114,9 @@ pub struct Settings {
     pub score_batches: usize,
     /// Its loss.
     pub score_loss: ScoreLoss,
+    /// Score by how much the concept's sensitivity exceeds that of the retain data, so that weights that matter to
+    /// everything are not trimmed.
+    pub contrast: bool,
     /// What trimmed entries become.
     pub init: Init,
     /// Parameters that are scored; the threshold is over them.
@@ -185,6 +188,7 @@ impl Settings {
             kept: 0.99,
             score_batches: 8,
             score_loss: ScoreLoss::Plain,
+            contrast: true,
             init: Init::Matched,
             score_scope: xattn.clone(),
             trim_scope: xattn.clone(),
@@ -196,12 +200,12 @@ impl Settings {
             retain_target: RetainTarget::Base,
             learning_rate: 1e-3,
             cosine: true,
-            repair_steps: 150,
-            forget_batch: 8,
-            retain_batch: 16,
+            repair_steps: 300,
+            forget_batch: 4,
+            retain_batch: 12,
             batches: Batches::Live,
-            timesteps: Timesteps::Late,
-            mixed: 0.5,
+            timesteps: Timesteps::Uniform,
+            mixed: 0.0,
             projection: Projection { memories: 1, every: 50, batches: 2, margin: 0.0, eps: 1e-6, relative_eps: true },
             data: DataSettings {
                 forget: 64,
@@ -217,6 +221,7 @@ impl Settings {
     fn paper() -> Result<Self> {
         Ok(Self {
             score_batches: 10,
+            contrast: false,
             init: Init::Kaiming,
             forget_term: ForgetTerm::Ascent,
             timesteps: Timesteps::Uniform,
@@ -225,7 +230,9 @@ impl Settings {
             retain_target: RetainTarget::Noise,
             learning_rate: 1e-4,
             cosine: false,
+            repair_steps: 120,
             forget_batch: 16,
+            retain_batch: 16,
             projection: Projection { memories: 1, every: 50, batches: 1, margin: 0.5, eps: 1e-3, relative_eps: false },
             ..Self::balanced()?
         })
@@ -237,6 +244,7 @@ impl Settings {
         Ok(Self {
             kept: 0.995,
             score_batches: 10,
+            contrast: false,
             init: Init::Kaiming,
             score_scope: full.clone(),
             trim_scope: Scope::parse("{up_blocks.1.attentions.1,up_blocks.2.attentions.1}.*attn1*")?,
@@ -247,6 +255,7 @@ impl Settings {
             retain_target: RetainTarget::Noise,
             learning_rate: 1e-5,
             cosine: false,
+            repair_steps: 250,
             forget_batch: 16,
             retain_batch: 16,
             batches: Batches::Fixed,

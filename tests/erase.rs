@@ -1,0 +1,172 @@
+//! The whole erase job, small: what it writes, that it is the same twice, what `--cache` keeps.
+
+#![allow(clippy::unwrap_used)]
+
+use assert_cmd::Command;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A job of a few seconds: the figures mean nothing, the files do.
+const SMALL: [&str; 20] = [
+    "--forget-latents",
+    "4",
+    "--retain-latents",
+    "4",
+    "--data-steps",
+    "2",
+    "--score-batches",
+    "1",
+    "--repair-steps",
+    "3",
+    "--batch-size",
+    "2",
+    "--verify-images",
+    "4",
+    "--synonym-images",
+    "2",
+    "--retain-images",
+    "4",
+    "--verify-steps",
+    "2",
+];
+
+fn erase(output: &Path, more: &[&str]) -> assert_cmd::assert::Assert {
+    let mut command = Command::cargo_bin("erase-concept").unwrap();
+    command.args(["--model", "demo", "--concept", "star", "--quiet", "--output"]).arg(output);
+    command.args(SMALL).args(more).assert()
+}
+
+/// Every file below a folder, by relative path.
+fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![root.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+                found.insert(name, std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+fn without_run(mut files: BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
+    assert!(files.remove("run.json").is_some());
+    files
+}
+
+#[test]
+fn writes_a_model_that_differs_in_the_unet_alone_and_its_evidence() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    erase(&out, &["--keep-images"]).success();
+    let found = files(&out);
+    let demo = files(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/weights/demo")));
+    for (name, bytes) in &demo {
+        let same = &found[name] == bytes;
+        assert_eq!(same, name != "unet/diffusion_pytorch_model.safetensors", "{name}");
+    }
+    assert!(found["grid.png"].starts_with(b"\x89PNG"));
+    assert_eq!(found.keys().filter(|name| name.starts_with("images/after/")).count(), 10);
+    let report: Value = serde_json::from_slice(&found["report.json"]).unwrap();
+    for path in [
+        "/schema",
+        "/concept",
+        "/method",
+        "/preset",
+        "/seed",
+        "/base_sha256",
+        "/rate/before/hits",
+        "/rate/after/n",
+        "/rate/after/low",
+        "/rate/after/high",
+        "/synonyms/before/hits",
+        "/synonyms/after/high",
+        "/retain/shape/before",
+        "/retain/shape/after",
+        "/retain/color/n",
+        "/settings/kept",
+        "/trim/threshold",
+        "/losses/2/retain",
+    ] {
+        assert!(report.pointer(path).is_some(), "{path} is not in {report}");
+    }
+    assert_eq!((&report["concept"], &report["rate"]["before"]["n"]), (&"star".into(), &4.into()));
+    let run: Value = serde_json::from_slice(&found["run.json"]).unwrap();
+    assert!(run["total_seconds"].as_f64().unwrap() > 0.0);
+    // of the UNet, only cross-attention changed
+    let before = safetensors::SafeTensors::deserialize(&demo["unet/diffusion_pytorch_model.safetensors"]).unwrap();
+    let after = safetensors::SafeTensors::deserialize(&found["unet/diffusion_pytorch_model.safetensors"]).unwrap();
+    let mut changed = 0;
+    for (name, tensor) in before.tensors() {
+        let now = after.tensor(&name).unwrap();
+        assert_eq!((tensor.dtype(), tensor.shape()), (now.dtype(), now.shape()), "{name}");
+        if tensor.data() != now.data() {
+            assert!(name.contains("attn2"), "{name}");
+            changed += 1;
+        }
+    }
+    assert!(changed > 20, "{changed}");
+    // nothing else is left in the parent
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_with_any_threads_and_from_the_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cache, path) = (folder.path().join("cache"), |name: &str| folder.path().join(name));
+    let cache = cache.to_str().unwrap();
+    erase(&path("a"), &["--threads", "1"]).success();
+    erase(&path("b"), &["--threads", "2", "--cache", cache]).success();
+    erase(&path("c"), &["--threads", "3", "--cache", cache]).success();
+    erase(&path("d"), &["--seed", "1"]).success();
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| without_run(files(&path(name))));
+    for other in [&b, &c] {
+        for (name, bytes) in &a {
+            assert!(other[name] == *bytes, "{name} differs");
+        }
+        assert_eq!(a.len(), other.len());
+    }
+    let unet = "unet/diffusion_pytorch_model.safetensors";
+    assert_ne!(a[unet], d[unet], "another seed is another result");
+    assert_eq!(std::fs::read_dir(cache).unwrap().count(), 1, "found again, not made again");
+}
+
+#[test]
+fn a_limit_that_is_missed_is_exit_code_1_and_the_result_is_still_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    // after three steps of so little data, pictures of two denoising steps are all taken for something
+    let limited = erase(&out, &["--max-rate", "1", "--max-synonym-rate", "1"]);
+    limited.code(0);
+    std::fs::write(
+        folder.path().join("all.toml"),
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/prompts/star.toml")).unwrap().replace(
+            "labels = [\"shape: star\"]\n",
+            "labels = [\"shape: star\", \"background: white\", \"background: black\", \"background: gray\", \"background: teal\"]\n",
+        ),
+    )
+    .unwrap();
+    let concept = folder.path().join("all.toml");
+    let mut command = Command::cargo_bin("erase-concept").unwrap();
+    command.args(["--concept"]).arg(concept).args(["--output"]).arg(folder.path().join("limited")).args(SMALL);
+    command.args(["--max-rate", "0.5"]).assert().code(1).stdout(predicates::str::contains("missed: --max-rate 0.5"));
+    assert!(folder.path().join("limited/report.json").exists());
+}
+
+#[test]
+fn an_existing_result_needs_overwrite() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    std::fs::write(out.join("mine.txt"), "mine").unwrap();
+    erase(&out, &[]).code(2).stderr(predicates::str::contains("--overwrite"));
+    assert_eq!(files(&out).keys().collect::<Vec<_>>(), ["mine.txt"]);
+    erase(&out, &["--overwrite"]).success();
+    assert!(!files(&out).contains_key("mine.txt"));
+}
