@@ -89,7 +89,7 @@ fn writes_a_model_that_differs_in_the_unet_alone_and_its_evidence() {
         "/synonyms/after/high",
         "/retain/shape/before",
         "/retain/shape/after",
-        "/retain/color/n",
+        "/retain/style/n",
         "/settings/kept",
         "/trim/threshold",
         "/losses/2/retain",

@@ -36,10 +36,10 @@ fn token_ids_equal_transformers_from_either_kind_of_file() {
 #[test]
 fn what_does_not_fit_is_cut_and_said() {
     let tokenizer = tokenizer(&repository("weights/demo/tokenizer")).unwrap();
-    let long = vec!["star"; 40].join(" ");
+    let long = ["star"; 40].join(" ");
     let tokens = tokenizer.encode(&["a star", &long]).unwrap();
     assert!(tokens.ids.iter().all(|ids| ids.len() == 32) && tokens.ids[1][31] == 712);
-    assert_eq!(tokens.truncated, [(1, vec!["star"; 10].join(" "))]);
+    assert_eq!(tokens.truncated, [(1, ["star"; 10].join(" "))]);
 }
 
 #[test]

@@ -39,10 +39,10 @@ mod tests {
 
     #[test]
     fn wilson_equals_published_values() {
-        // statsmodels.stats.proportion.proportion_confint(method="wilson")
+        // scipy.stats.binomtest(k, n).proportion_ci(method="wilson")
         for (hits, n, low, high) in [
-            (0, 96, 0.0, 0.038_475),
-            (2, 96, 0.005_729, 0.072_833),
+            (0, 96, 0.0, 0.038_476),
+            (2, 96, 0.005_732, 0.072_807),
             (10, 20, 0.299_298, 0.700_702),
             (5, 5, 0.565_518, 1.0),
         ] {

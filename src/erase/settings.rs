@@ -185,7 +185,7 @@ impl Settings {
     fn balanced() -> Result<Self> {
         let xattn = Scope::parse("xattn")?;
         Ok(Self {
-            kept: 0.99,
+            kept: 0.995,
             score_batches: 8,
             score_loss: ScoreLoss::Plain,
             contrast: true,
@@ -198,13 +198,13 @@ impl Settings {
             teacher: Teacher::Base,
             lambda: 1.0,
             retain_target: RetainTarget::Base,
-            learning_rate: 1e-3,
+            learning_rate: 8e-4,
             cosine: true,
             repair_steps: 300,
             forget_batch: 4,
             retain_batch: 12,
             batches: Batches::Live,
-            timesteps: Timesteps::Uniform,
+            timesteps: Timesteps::Late,
             mixed: 0.0,
             projection: Projection { memories: 1, every: 50, batches: 2, margin: 0.0, eps: 1e-6, relative_eps: true },
             data: DataSettings {
