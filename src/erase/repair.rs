@@ -130,7 +130,7 @@ impl Repair<'_> {
         let anchor = s.forget_term == ForgetTerm::Anchor;
         let x = Tensor::cat(&[&f.noisy, &r.noisy], 0)?;
         let t: Vec<f32> = f.t.iter().chain(&r.t).copied().collect();
-        let retain_context = r.context(&self.embeddings.retain)?;
+        let retain_context = self.retain_context(r)?;
         let anchor_context = f.context(&self.embeddings.anchors)?;
         let (forget_target, retain_target) = match (anchor, s.teacher, s.retain_target) {
             (true, Teacher::Base, RetainTarget::Base) => {
@@ -149,8 +149,8 @@ impl Repair<'_> {
         };
         let context = Tensor::cat(&[&f.context(&self.embeddings.forget)?, &retain_context], 0)?;
         let prediction = student.forward(&x, &t, &context)?;
-        let forget = mse(&prediction.narrow(0, 0, n_f)?, &forget_target)?;
-        let retain = mse(&prediction.narrow(0, n_f, n_r)?, &retain_target)?;
+        let forget = self.weighted_mse(&prediction.narrow(0, 0, n_f)?, &forget_target, &f.t)?;
+        let retain = self.weighted_mse(&prediction.narrow(0, n_f, n_r)?, &retain_target, &r.t)?;
         let record = StepRecord {
             retain: retain.to_scalar::<f32>()?,
             forget: forget.to_scalar::<f32>()?,
@@ -158,6 +158,29 @@ impl Repair<'_> {
         };
         let weight = if anchor { s.lambda } else { -s.lambda };
         Ok(((retain + (forget * weight)?)?, record))
+    }
+
+    /// The retain prompts' embeddings, the first rows' replaced by the empty prompt's as the settings say.
+    fn retain_context(&self, r: &Batch) -> Result<Tensor> {
+        let context = r.context(&self.embeddings.retain)?;
+        let rows = context.dim(0)?;
+        let empty = ((rows as f64 * self.settings.unconditional).round() as usize).min(rows);
+        if empty == 0 {
+            return Ok(context);
+        }
+        let (_, length, features) = context.dims3()?;
+        let unconditional = self.embeddings.empty.broadcast_as((empty, length, features))?;
+        Ok(Tensor::cat(&[&unconditional, &context.narrow(0, empty, rows - empty)?], 0)?)
+    }
+
+    /// Mean squared error, each row weighted by `min(sigma_t, 8) / 2` if the settings say so.
+    fn weighted_mse(&self, prediction: &Tensor, target: &Tensor, t: &[f32]) -> Result<Tensor> {
+        if !self.settings.weighted {
+            return mse(prediction, target);
+        }
+        let root = |t: &f32| (self.schedule.sigma(f64::from(*t)).min(8.0) / 2.0).sqrt() as f32;
+        let roots = Tensor::from_vec(t.iter().map(root).collect(), (t.len(), 1, 1, 1), prediction.device())?;
+        mse(&prediction.broadcast_mul(&roots)?, &target.broadcast_mul(&roots)?)
     }
 
     /// Constant, or a warm-up over the first twentieth and half a cosine to zero.

@@ -149,6 +149,12 @@ pub struct Settings {
     pub batches: Batches,
     /// How timesteps are drawn.
     pub timesteps: Timesteps,
+    /// Whether a row's loss is weighted by its noise level sigma, up to a bound: an error in the predicted noise moves the
+    /// predicted picture by sigma times as much.
+    pub weighted: bool,
+    /// The fraction of retain rows whose prompt is empty: guidance subtracts the unconditional prediction several times, so
+    /// that must not drift either.
+    pub unconditional: f64,
     /// The fraction of forget rows whose latent is a retain latent: there the erased model finds itself as soon as it no
     /// longer draws the concept.
     pub mixed: f64,
@@ -205,6 +211,8 @@ impl Settings {
             retain_batch: 12,
             batches: Batches::Live,
             timesteps: Timesteps::Late,
+            weighted: true,
+            unconditional: 0.25,
             mixed: 0.0,
             projection: Projection { memories: 1, every: 50, batches: 2, margin: 0.0, eps: 1e-6, relative_eps: true },
             data: DataSettings {
@@ -225,6 +233,8 @@ impl Settings {
             init: Init::Kaiming,
             forget_term: ForgetTerm::Ascent,
             timesteps: Timesteps::Uniform,
+            weighted: false,
+            unconditional: 0.0,
             mixed: 0.0,
             lambda: 0.1,
             retain_target: RetainTarget::Noise,
@@ -260,6 +270,8 @@ impl Settings {
             retain_batch: 16,
             batches: Batches::Fixed,
             timesteps: Timesteps::Uniform,
+            weighted: false,
+            unconditional: 0.0,
             mixed: 0.0,
             projection: Projection { memories: 0, every: 0, batches: 1, margin: 0.5, eps: 1e-3, relative_eps: false },
             data: DataSettings {

@@ -1,5 +1,6 @@
 //! Feature maps to tokens and back, and a vector added to every pixel.
 
+use super::kernels::parallel::zeros;
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -42,7 +43,7 @@ impl CustomOp1 for Swap {
         let CpuStorage::F32(all) = storage else { bail!("swap expects f32") };
         let Some((start, end)) = layout.contiguous_offsets() else { bail!("swap expects a contiguous tensor") };
         let src = &all[start..end];
-        let mut dst = vec![0f32; src.len()];
+        let mut dst = zeros(src.len());
         const TILE: usize = 16;
         dst.par_chunks_mut((TILE * m).max(1)).enumerate().for_each(|(chunk, dst)| {
             // a chunk is TILE rows of the result, counted over all samples; rows of one sample need not fill it
@@ -102,7 +103,7 @@ impl CustomOp2 for AddPerChannel {
             bail!("add-per-channel expects contiguous tensors")
         };
         let (x, e) = (&x[start..end], &e[e_start..e_end]);
-        let mut y = vec![0f32; b * c * h * w];
+        let mut y = zeros(b * c * h * w);
         y.par_chunks_mut((h * w).max(1)).with_min_len(16).enumerate().for_each(|(i, y)| {
             let x = &x[i * h * w..];
             y.iter_mut().zip(x).for_each(|(y, x)| *y = x + e[i]);

@@ -2,7 +2,7 @@
 
 use super::Geometry;
 use crate::nn::kernels::matmul::{View, product};
-use crate::nn::kernels::parallel::{SharedMut, chunks, sum_parts, tasks};
+use crate::nn::kernels::parallel::{SharedMut, chunks, sum_parts, tasks, zeros};
 
 /// Output channels of one task where a sample is cut.
 const ROWS: usize = 64;
@@ -65,7 +65,7 @@ pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f3
     let width = taps * pixels;
     // few samples: all their columns first, as several tasks read them
     let shared_columns = if needs_columns(g) && cuts > 1 {
-        let mut all = vec![0.0; g.batch * width];
+        let mut all = zeros(g.batch * width);
         chunks(&mut all, width, |i, columns| unfold(g, &x[i * g.in_sample()..], columns));
         all
     } else {

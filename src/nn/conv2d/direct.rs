@@ -7,7 +7,7 @@
 //! stays in registers over all channels and taps of a block; its sums are in one order whatever the number of threads.
 
 use super::Geometry;
-use crate::nn::kernels::parallel::{SharedMut, chunks, tasks};
+use crate::nn::kernels::parallel::{SharedMut, chunks, tasks, zeros};
 
 /// Output channels of a tile.
 const TILE: usize = 8;
@@ -106,8 +106,7 @@ pub(super) fn convolve(g: &Geometry, x: &[f32], kernel: Kernel<'_>, bias: Option
     let groups = g.batch.div_ceil(flat.group);
     let packed = kernel.pack(g);
     let pixels = g.height * g.width;
-    let mut copies = vec![0.0; groups * flat.len(g)];
-    chunks(&mut copies, flat.len(g), |group, copy| {
+    let fill = |group: usize, copy: &mut [f32]| {
         for s in 0..flat.group.min(g.batch - group * flat.group) {
             let sample = &x[(group * flat.group + s) * g.in_sample()..][..g.in_sample()];
             for (c, map) in sample.chunks_exact(pixels).enumerate() {
@@ -117,15 +116,27 @@ pub(super) fn convolve(g: &Geometry, x: &[f32], kernel: Kernel<'_>, bias: Option
                 }
             }
         }
-    });
+    };
     let tiles = g.outputs.div_ceil(TILE);
-    // a group's tiles are one task if there are many groups
+    // with many groups, one task copies a group and makes all of its tiles while the copy is in its core's cache
     let together = if groups >= 8 { tiles } else { 1 };
     let cuts = tiles.div_ceil(together);
+    let mut copies = zeros(if cuts > 1 { groups * flat.len(g) } else { 0 });
+    if cuts > 1 {
+        chunks(&mut copies, flat.len(g), fill);
+    }
     let out = SharedMut::new(y);
     tasks(groups * cuts, |task| {
         let (group, first) = (task / cuts, task % cuts * together);
-        let copy = &copies[group * flat.len(g)..][..flat.len(g)];
+        let own;
+        let copy = if cuts > 1 {
+            &copies[group * flat.len(g)..][..flat.len(g)]
+        } else {
+            let mut copy = vec![0.0; flat.len(g)];
+            fill(group, &mut copy);
+            own = copy;
+            &own[..]
+        };
         let width = flat.positions().next_multiple_of(LANES);
         let mut sums = vec![0.0; TILE * width];
         for tile in first..(first + together).min(tiles) {

@@ -2,7 +2,7 @@
 
 use super::math::{exp, max, sum2, total};
 use super::matmul::{View, product};
-use super::parallel::{SharedMut, sum_parts, tasks};
+use super::parallel::{SharedMut, sum_parts, tasks, zeros};
 use super::simd::{dispatched, mul_add};
 use std::cell::RefCell;
 
@@ -285,7 +285,7 @@ pub fn backward(shape: &Shape, saved: &Saved<'_>, dout: &[f32], wanted: [bool; 3
     let width = shape.width();
     let [want_q, want_k, want_v] = wanted;
     let key_tasks = t.div_ceil(KEY_TASK);
-    let allocate = |wanted: bool, n: usize| vec![0.0; if wanted { n } else { 0 }];
+    let allocate = |wanted: bool, n: usize| zeros(if wanted { n } else { 0 });
     let mut dq = allocate(want_q, key_tasks * batch * s * width);
     let (mut dk, mut dv) = (allocate(want_k, batch * t * width), allocate(want_v, batch * t * width));
     let mut delta = vec![0.0; batch * s * heads];
@@ -302,7 +302,7 @@ pub fn backward(shape: &Shape, saved: &Saved<'_>, dout: &[f32], wanted: [bool; 3
     });
     if want_q && key_tasks > 1 {
         let parts = dq;
-        dq = vec![0.0; batch * s * width];
+        dq = zeros(batch * s * width);
         sum_parts(&parts, &mut dq);
     }
     [dq, dk, dv]

@@ -18,6 +18,23 @@ pub fn tasks(tasks: usize, f: impl Fn(usize) + Send + Sync) {
     (0..tasks).into_par_iter().for_each(f);
 }
 
+/// A zeroed vector; the zeros (and the page faults of fresh memory) are shared among the threads.
+pub fn zeros(n: usize) -> Vec<f32> {
+    const BLOCK: usize = 1 << 16;
+    if n < 2 * BLOCK {
+        return vec![0.0; n];
+    }
+    let mut values = Vec::with_capacity(n);
+    values.spare_capacity_mut()[..n].par_chunks_mut(BLOCK).for_each(|chunk| {
+        chunk.iter_mut().for_each(|value| {
+            value.write(0.0);
+        });
+    });
+    // SAFETY: the first `n` elements were just written.
+    unsafe { values.set_len(n) };
+    values
+}
+
 /// Sums `parts` slices of `out.len()` elements, in order, into `out`.
 pub fn sum_parts(parts: &[f32], out: &mut [f32]) {
     const BLOCK: usize = 8192;
