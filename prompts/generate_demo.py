@@ -27,6 +27,9 @@ VALUES = {"prefix": PREFIXES, "size": SIZES, "style": STYLES, "color": COLORS, "
           "background": BACKGROUNDS}
 
 CONCEPTS = {"star": "word", "circle": "word", "ring": "word", "striped": "style", "dotted": "style", "red": "color"}
+# What stands in the concept's place: one neighbour, as several would be several targets for one prompt. The position of
+# most differs by a multiple of three, so that a training prompt's anchor is a training prompt.
+NEIGHBOURS = {"star": "circle", "circle": "star", "ring": "star", "striped": "plain", "dotted": "plain", "red": "green"}
 FORGET, RETAIN, VERIFY_FORGET, VERIFY_SYNONYMS, VERIFY_RETAIN = 60, 256, 48, 32, 256
 
 
@@ -93,12 +96,12 @@ def scenes(rng, count, verification, fixed, forbidden, avoid=(), short=0):
     return found
 
 
-def anchor(scene, axis, deck):
-    """The same scene with a neighbour in the concept's place, on the training side of the split."""
-    while True:
+def anchor(scene, axis, neighbour, deck):
+    """The same scene with the neighbour in the concept's place, or another where that is on the verification side."""
+    other = {**scene, axis: neighbour}
+    while is_verification(other):
         other = {**scene, axis: deck.draw()}
-        if not is_verification(other):
-            return other
+    return other
 
 
 def strings(values):
@@ -114,7 +117,7 @@ def concept_file(name, axis):
     # out, the model picks any, the concept included.
     neighbours = {"word": SHAPES, "style": STYLES[1:], "color": COLORS[1:]}[axis]
     deck = Deck(rng, [n for n in neighbours if n != name])
-    anchors = [anchor(scene, axis, deck) for scene in forget]
+    anchors = [anchor(scene, axis, NEIGHBOURS[name], deck) for scene in forget]
     taken = {text(scene) for scene in anchors}
     retain = scenes(rng, RETAIN - 1, False, {}, hidden, avoid=taken, short=48)
     verify_forget = scenes(rng, VERIFY_FORGET, True, {axis: name}, set(), short=6)

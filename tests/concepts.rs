@@ -94,13 +94,16 @@ fn demo_concepts_are_forgotten_kept_and_verified_by_the_right_words() {
             let missing = others(&with).iter().filter(|x| !without.contains(&x.as_str())).count();
             assert_eq!((missing, with.len()), (0, without.len()), "{forget:?} against {anchor:?}");
         }
-        let varied: BTreeSet<_> = concept
+        // one neighbour stands in for most, as several would be several targets for one prompt
+        let mut neighbours: Vec<&str> = concept
             .anchors
             .iter()
             .zip(&concept.forget)
             .map(|(a, f)| words(a).into_iter().find(|w| !words(f).contains(w)).unwrap_or_default())
             .collect();
-        assert!(varied.len() >= 3, "{name}: anchors {varied:?}");
+        neighbours.sort_unstable();
+        let most = neighbours.chunk_by(|a, b| a == b).map(<[_]>::len).max().unwrap_or(0);
+        assert!(2 * most >= neighbours.len() && !neighbours.contains(&""), "{name}: anchors {neighbours:?}");
     }
 }
 

@@ -206,7 +206,7 @@ impl Settings {
             retain_target: RetainTarget::Base,
             learning_rate: 8e-4,
             cosine: true,
-            repair_steps: 300,
+            repair_steps: 150,
             forget_batch: 4,
             retain_batch: 12,
             batches: Batches::Live,
