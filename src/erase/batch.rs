@@ -1,10 +1,12 @@
 //! Noisy batches: which latents a step sees, at which timestep, under which noise.
 
 use super::data::Latents;
+use super::gradient::narrow;
 use super::settings::{Batches, Timesteps};
 use crate::Result;
 use crate::diffusion::{Generator, Schedule};
 use candle_core::Tensor;
+use std::ops::Range;
 
 /// One batch, ready for the UNet.
 pub struct Batch {
@@ -26,6 +28,16 @@ impl Batch {
             t: t.iter().map(|t| *t as f32).collect(),
             target: schedule.target(x0, noise, t)?,
             prompts,
+        })
+    }
+
+    /// Some of its rows.
+    pub fn rows(&self, rows: &Range<usize>) -> Result<Self> {
+        Ok(Self {
+            noisy: narrow(&self.noisy, rows)?,
+            t: self.t[rows.clone()].to_vec(),
+            target: narrow(&self.target, rows)?,
+            prompts: self.prompts[rows.clone()].to_vec(),
         })
     }
 

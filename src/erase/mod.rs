@@ -5,6 +5,7 @@
 pub mod adam;
 pub mod batch;
 pub mod data;
+pub mod gradient;
 pub mod loss;
 pub mod project;
 pub mod repair;
@@ -23,7 +24,7 @@ pub use trim::TrimSummary;
 use crate::Result;
 use crate::concept::Concept;
 use crate::diffusion::{Generator, Schedule};
-use crate::nn::{ParamStore, backward};
+use crate::nn::ParamStore;
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::sd::{StableDiffusion, Unet};
 use batch::Loader;
@@ -116,16 +117,17 @@ pub fn scissorhands(
             for _ in 0..settings.score_batches {
                 check_interrupted()?;
                 let batch = batches.next(&mut noise)?;
-                let context = batch.context(prompts)?;
-                let loss = match settings.score_loss {
-                    ScoreLoss::Plain => loss::denoising(&unet, &batch, &context)?,
-                    ScoreLoss::Guided => {
-                        let uncond = embeddings.empty.broadcast_as(context.shape())?.contiguous()?;
-                        loss::guided_denoising(&unet, &batch, &context, &uncond)?
+                let (gradients, value) = gradient::of_batch(&batch, &params, |part| {
+                    let context = part.context(prompts)?;
+                    match settings.score_loss {
+                        ScoreLoss::Plain => loss::denoising(&unet, part, &context),
+                        ScoreLoss::Guided => {
+                            let uncond = embeddings.empty.broadcast_as(context.shape())?.contiguous()?;
+                            loss::guided_denoising(&unet, part, &context, &uncond)
+                        }
                     }
-                };
-                let value = f64::from(loss.to_scalar::<f32>()?);
-                sensitivity.add(&backward(loss, &params)?)?;
+                })?;
+                sensitivity.add(&gradients)?;
                 progress.event(Event::Step { loss: Some(value) });
             }
             Ok(sensitivity)

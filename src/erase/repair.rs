@@ -3,12 +3,13 @@
 use super::adam::Adam;
 use super::batch::{Batch, Loader};
 use super::data::Data;
+use super::gradient;
 use super::loss::{denoising, mse};
 use super::project::project;
 use super::settings::{ForgetTerm, RetainTarget, Settings, Teacher};
 use crate::Result;
 use crate::diffusion::{Generator, Schedule};
-use crate::nn::{Gradients, ParamStore, backward};
+use crate::nn::{Gradients, ParamStore};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::sd::{Unet, UnetConfig};
 use candle_core::Tensor;
@@ -79,8 +80,7 @@ impl Repair<'_> {
             }
             let f = forget.next_mixed(noise, Some(&self.data.retain), s.mixed)?;
             let r = retain.next(noise)?;
-            let (loss, mut record) = self.loss(&student, &base, &current, &f, &r)?;
-            let mut gradients = backward(loss, self.params)?;
+            let (mut gradients, mut record) = self.gradients(&student, &base, &current, &f, &r)?;
             if !memories.is_empty() {
                 let p = &s.projection;
                 let eps = if p.relative_eps { p.eps * mean_square(&memories, self.project)? } else { p.eps };
@@ -106,58 +106,90 @@ impl Repair<'_> {
         let mut memories = Vec::with_capacity(p.memories);
         for _ in 0..p.memories {
             let mut sum = Gradients::new();
+            let scale = -1.0 / p.batches.max(1) as f64;
             for _ in 0..p.batches.max(1) {
                 check_interrupted()?;
                 let batch = forget.next(noise)?;
-                let loss = denoising(student, &batch, &batch.context(&self.embeddings.forget)?)?;
-                for (name, g) in backward((loss * (-1.0 / p.batches.max(1) as f64))?, self.params)? {
-                    let total = match sum.get(&name) {
-                        Some(so_far) => (so_far + g)?,
-                        None => g,
-                    };
-                    sum.insert(name, total);
-                }
+                let (gradients, _) = gradient::of_batch(&batch, self.params, |part| {
+                    Ok((denoising(student, part, &part.context(&self.embeddings.forget)?)? * scale)?)
+                })?;
+                gradient::add(&mut sum, gradients)?;
             }
             memories.push(sum);
         }
         Ok(memories)
     }
 
-    /// The repair loss on one forget and one retain batch, in one pass of student and teacher.
-    fn loss(&self, student: &Unet, base: &Unet, current: &Unet, f: &Batch, r: &Batch) -> Result<(Tensor, StepRecord)> {
-        let s = self.settings;
+    /// The gradients of the repair loss on one forget and one retain batch.
+    fn gradients(
+        &self,
+        student: &Unet,
+        base: &Unet,
+        current: &Unet,
+        f: &Batch,
+        r: &Batch,
+    ) -> Result<(Gradients, StepRecord)> {
         let (n_f, n_r) = (f.t.len(), r.t.len());
-        let anchor = s.forget_term == ForgetTerm::Anchor;
-        let x = Tensor::cat(&[&f.noisy, &r.noisy], 0)?;
-        let t: Vec<f32> = f.t.iter().chain(&r.t).copied().collect();
+        let (_, _, height, width) = f.noisy.dims4()?;
+        let shares = gradient::shares(&[n_f, n_r], height * width);
         let retain_context = self.retain_context(r)?;
-        let anchor_context = f.context(&self.embeddings.anchors)?;
-        let (forget_target, retain_target) = match (anchor, s.teacher, s.retain_target) {
-            (true, Teacher::Base, RetainTarget::Base) => {
-                let both = base.forward(&x, &t, &Tensor::cat(&[&anchor_context, &retain_context], 0)?)?;
-                (both.narrow(0, 0, n_f)?, both.narrow(0, n_f, n_r)?)
-            }
-            _ => {
-                let teacher = if s.teacher == Teacher::Base { base } else { current };
-                let forget = if anchor { teacher.forward(&f.noisy, &f.t, &anchor_context)? } else { f.target.clone() };
-                let retain = match s.retain_target {
-                    RetainTarget::Base => base.forward(&r.noisy, &r.t, &retain_context)?,
-                    RetainTarget::Noise => r.target.clone(),
-                };
-                (forget, retain)
-            }
+        let (gradients, parts) = gradient::gradients(shares, self.params, |i| {
+            let (rows_f, rows_r) = (gradient::rows(n_f, i, shares), gradient::rows(n_r, i, shares));
+            let retain =
+                Part { batch: r.rows(&rows_r)?, context: gradient::narrow(&retain_context, &rows_r)?, of: n_r };
+            let f = f.rows(&rows_f)?;
+            let anchors = f.context(&self.embeddings.anchors)?;
+            let forget = Part { context: f.context(&self.embeddings.forget)?, batch: f, of: n_f };
+            let (forget_target, retain_target) = self.targets(base, current, &forget, &anchors, &retain)?;
+            self.loss(student, (&forget, &forget_target), (&retain, &retain_target))
+        })?;
+        let mut record = StepRecord::default();
+        for (retain, forget) in parts {
+            record.retain += retain;
+            record.forget += forget;
+        }
+        Ok((gradients, record))
+    }
+
+    /// What the forget and the retain rows are compared with, without a graph.
+    fn targets(&self, base: &Unet, current: &Unet, f: &Part, anchors: &Tensor, r: &Part) -> Result<(Tensor, Tensor)> {
+        let s = self.settings;
+        let anchor = s.forget_term == ForgetTerm::Anchor;
+        if (anchor, s.teacher, s.retain_target) == (true, Teacher::Base, RetainTarget::Base) {
+            let (x, t) = f.and(r)?;
+            let both = base.forward(&x, &t, &Tensor::cat(&[anchors, &r.context], 0)?)?;
+            return Ok((both.narrow(0, 0, f.batch.t.len())?, both.narrow(0, f.batch.t.len(), r.batch.t.len())?));
+        }
+        let teacher = if s.teacher == Teacher::Base { base } else { current };
+        let forget =
+            if anchor { teacher.forward(&f.batch.noisy, &f.batch.t, anchors)? } else { f.batch.target.clone() };
+        let retain = match s.retain_target {
+            RetainTarget::Base => base.forward(&r.batch.noisy, &r.batch.t, &r.context)?,
+            RetainTarget::Noise => r.batch.target.clone(),
         };
-        let context = Tensor::cat(&[&f.context(&self.embeddings.forget)?, &retain_context], 0)?;
-        let prediction = student.forward(&x, &t, &context)?;
-        let forget = self.weighted_mse(&prediction.narrow(0, 0, n_f)?, &forget_target, &f.t)?;
-        let retain = self.weighted_mse(&prediction.narrow(0, n_f, n_r)?, &retain_target, &r.t)?;
-        let record = StepRecord {
-            retain: retain.to_scalar::<f32>()?,
-            forget: forget.to_scalar::<f32>()?,
-            ..StepRecord::default()
+        Ok((forget, retain))
+    }
+
+    /// A share's part of the repair loss, in one pass, and of its retain and forget terms.
+    fn loss(
+        &self,
+        student: &Unet,
+        (f, forget_target): (&Part, &Tensor),
+        (r, retain_target): (&Part, &Tensor),
+    ) -> Result<(Tensor, (f32, f32))> {
+        let (x, t) = f.and(r)?;
+        let prediction = student.forward(&x, &t, &Tensor::cat(&[&f.context, &r.context], 0)?)?;
+        let term = |first: usize, part: &Part, target: &Tensor| -> Result<Tensor> {
+            let rows = part.batch.t.len();
+            let mse = self.weighted_mse(&prediction.narrow(0, first, rows)?, target, &part.batch.t)?;
+            Ok((mse * (rows as f64 / part.of as f64))?)
         };
-        let weight = if anchor { s.lambda } else { -s.lambda };
-        Ok(((retain + (forget * weight)?)?, record))
+        let forget = term(0, f, forget_target)?;
+        let retain = term(f.batch.t.len(), r, retain_target)?;
+        let found = (retain.to_scalar::<f32>()?, forget.to_scalar::<f32>()?);
+        let s = self.settings;
+        let weight = if s.forget_term == ForgetTerm::Anchor { s.lambda } else { -s.lambda };
+        Ok(((retain + (forget * weight)?)?, found))
     }
 
     /// The retain prompts' embeddings, the first rows' replaced by the empty prompt's as the settings say.
@@ -192,6 +224,21 @@ impl Repair<'_> {
         let (step, steps) = (step as f64 + 0.5, s.repair_steps as f64);
         let warm = (step / (0.05 * steps).max(1.0)).min(1.0);
         s.learning_rate * warm * 0.5 * (1.0 + (std::f64::consts::PI * step / steps).cos())
+    }
+}
+
+/// A share's rows of a batch of `of` rows, with their texts.
+struct Part {
+    batch: Batch,
+    context: Tensor,
+    of: usize,
+}
+
+impl Part {
+    /// Latents and timesteps of both, these first.
+    fn and(&self, other: &Self) -> Result<(Tensor, Vec<f32>)> {
+        let t = self.batch.t.iter().chain(&other.batch.t).copied().collect();
+        Ok((Tensor::cat(&[&self.batch.noisy, &other.batch.noisy], 0)?, t))
     }
 }
 

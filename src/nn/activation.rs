@@ -1,7 +1,7 @@
 //! Pointwise activations and GEGLU.
 
 use super::kernels::activation as kernel;
-use super::kernels::parallel::{chunks, zeros};
+use super::kernels::parallel::{chunks, unwritten};
 use super::kernels::storage::{cpu, fused, slice};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
@@ -80,7 +80,7 @@ impl CustomOp1 for Pointwise {
             Self::Gelu => kernel::gelu,
             Self::QuickGelu => kernel::quick_gelu,
         };
-        let mut y = zeros(x.len());
+        let mut y = unwritten(x.len());
         chunks(&mut y, CHUNK, |i, y| f(&x[i * CHUNK..][..y.len()], y));
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
@@ -94,7 +94,7 @@ impl CustomOp1 for Pointwise {
         let dy = dy.contiguous()?;
         let ((sx, lx), (sd, ld)) = (x.storage_and_layout(), dy.storage_and_layout());
         let (values, dy) = (slice(&sx, lx)?, slice(&sd, ld)?);
-        let mut dx = zeros(values.len());
+        let mut dx = unwritten(values.len());
         chunks(&mut dx, CHUNK, |i, dx| f(&values[i * CHUNK..][..dx.len()], &dy[i * CHUNK..][..dx.len()], dx));
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
@@ -116,7 +116,7 @@ impl CustomOp1 for Geglu {
             *last = half;
         }
         let rows = CHUNK.div_ceil(2 * half);
-        let mut y = zeros(x.len() / 2);
+        let mut y = unwritten(x.len() / 2);
         chunks(&mut y, rows * half, |i, y| kernel::geglu(&x[2 * i * rows * half..][..2 * y.len()], half, y));
         Ok((CpuStorage::F32(y), Shape::from(shape)))
     }
@@ -127,7 +127,7 @@ impl CustomOp1 for Geglu {
         let ((sx, lx), (sd, ld)) = (x.storage_and_layout(), dy.storage_and_layout());
         let (values, dy) = (slice(&sx, lx)?, slice(&sd, ld)?);
         let size = CHUNK.div_ceil(2 * half) * 2 * half;
-        let mut dx = zeros(values.len());
+        let mut dx = unwritten(values.len());
         chunks(&mut dx, size, |i, dx| {
             kernel::geglu_grad(&values[i * size..][..dx.len()], &dy[i * size / 2..][..dx.len() / 2], half, dx);
         });

@@ -1,5 +1,6 @@
 //! The backward pass, and the check that exactly the trainable parameters got finite gradients.
 
+use super::kernels::parallel::{alone, work_alone};
 use super::params::ParamStore;
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -16,9 +17,13 @@ const STACK_BYTES: usize = 256 << 20;
 /// # Errors
 /// If a trainable parameter has no gradient, a frozen one has one, or a value is NaN or infinite: the message names it.
 pub fn backward(loss: Tensor, params: &ParamStore) -> Result<Gradients> {
+    let alone = alone();
     std::thread::scope(|scope| {
-        let work =
-            std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, move || collect(loss, params));
+        let work = move || {
+            work_alone(alone);
+            collect(loss, params)
+        };
+        let work = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);
         let work = work.map_err(|e| Error::Numeric(format!("cannot start a thread for the backward pass: {e}")))?;
         work.join().unwrap_or_else(|_| Err(Error::Numeric("the backward pass panicked".into())))
     })

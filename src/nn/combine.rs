@@ -1,6 +1,6 @@
 //! Residual sums and skip connections.
 
-use super::kernels::parallel::{SharedMut, chunks, tasks, zeros};
+use super::kernels::parallel::{SharedMut, chunks, tasks, unwritten};
 use super::kernels::storage::{cpu, fused};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, bail};
@@ -34,7 +34,7 @@ impl CustomOp2 for Add {
         lb: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (a, b) = (cpu(a, la)?, cpu(b, lb)?);
-        let mut y = zeros(a.len());
+        let mut y = unwritten(a.len());
         chunks(&mut y, BLOCK, |i, y| {
             let (a, b) = (&a[i * BLOCK..], &b[i * BLOCK..]);
             y.iter_mut().zip(a).zip(b).for_each(|((y, a), b)| *y = a + b);
@@ -84,7 +84,7 @@ impl CustomOp2 for Concat {
         }
         let (a, b) = (cpu(a, la)?, cpu(b, lb)?);
         let (x, y) = (c * h * w, d * h * w);
-        let mut out = zeros(n * (x + y));
+        let mut out = unwritten(n * (x + y));
         let shared = SharedMut::new(&mut out);
         tasks(n, |i| {
             // SAFETY: each sample belongs to one task; `slice` checks the bounds.

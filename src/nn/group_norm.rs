@@ -1,7 +1,7 @@
 //! Group normalisation, with the SiLU that follows it in resnets.
 
 use super::kernels::norm;
-use super::kernels::parallel::{SharedMut, sum_parts, tasks, zeros};
+use super::kernels::parallel::{SharedMut, sum_parts, tasks, unwritten};
 use super::kernels::storage::{cpu, fused, slice};
 use super::params::ParamPath;
 use crate::Result;
@@ -94,7 +94,7 @@ impl CustomOp3 for Normalise {
         let (x, w, b) = (cpu(x, lx)?, cpu(w, lw)?, cpu(b, lb)?);
         let tasks_count = lx.dims()[0] * self.groups;
         let (size, width) = (x.len() / tasks_count, w.len() / self.groups);
-        let (mut y, mut stats) = (zeros(x.len()), vec![0.0; 2 * tasks_count]);
+        let (mut y, mut stats) = (unwritten(x.len()), vec![0.0; 2 * tasks_count]);
         let (shared, shared_stats) = (SharedMut::new(&mut y), SharedMut::new(&mut stats));
         tasks(tasks_count, |task| {
             let c = task % self.groups * width;
@@ -126,7 +126,8 @@ impl CustomOp3 for Normalise {
         let (batch, channels) = (x.dim(0)?, w.len());
         let tasks_count = batch * self.groups;
         let (size, width) = (values.len() / tasks_count, channels / self.groups);
-        let (mut dx, mut dw, mut db) = (zeros(values.len()), vec![0.0; batch * channels], vec![0.0; batch * channels]);
+        let (mut dx, mut dw, mut db) =
+            (unwritten(values.len()), vec![0.0; batch * channels], vec![0.0; batch * channels]);
         let (to_x, to_w, to_b) = (SharedMut::new(&mut dx), SharedMut::new(&mut dw), SharedMut::new(&mut db));
         tasks(tasks_count, |task| {
             let c = task % self.groups * width;

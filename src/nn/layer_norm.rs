@@ -1,7 +1,7 @@
 //! Layer normalisation over the last dimension.
 
 use super::kernels::norm;
-use super::kernels::parallel::{chunks, sum_parts, zeros};
+use super::kernels::parallel::{chunks, sum_parts, unwritten};
 use super::kernels::storage::{cpu, fused, slice};
 use super::params::ParamPath;
 use crate::Result;
@@ -91,7 +91,7 @@ impl CustomOp3 for Normalise {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (x, w, b) = (cpu(x, lx)?, cpu(w, lw)?, cpu(b, lb)?);
         let block = block_rows(w.len()) * w.len();
-        let mut y = zeros(x.len());
+        let mut y = unwritten(x.len());
         chunks(&mut y, block, |i, y| norm::rows(&x[i * block..][..y.len()], w, b, self.eps, y));
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
@@ -110,7 +110,7 @@ impl CustomOp3 for Normalise {
         let (values, w, dy) = (slice(&sx, lx)?, slice(&sw, lw)?, slice(&sd, ld)?);
         let dx = x.track_op().then(|| {
             let block = block_rows(w.len()) * w.len();
-            let mut dx = zeros(values.len());
+            let mut dx = unwritten(values.len());
             chunks(&mut dx, block, |i, dx| {
                 norm::rows_grad(&values[i * block..][..dx.len()], &dy[i * block..][..dx.len()], w, self.eps, dx);
             });

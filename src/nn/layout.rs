@@ -1,9 +1,8 @@
 //! Feature maps to tokens and back, and a vector added to every pixel.
 
-use super::kernels::parallel::zeros;
+use super::kernels::parallel::{chunks, unwritten};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Shape, Tensor, bail};
-use rayon::prelude::*;
 
 /// Pixels as tokens.
 ///
@@ -43,9 +42,9 @@ impl CustomOp1 for Swap {
         let CpuStorage::F32(all) = storage else { bail!("swap expects f32") };
         let Some((start, end)) = layout.contiguous_offsets() else { bail!("swap expects a contiguous tensor") };
         let src = &all[start..end];
-        let mut dst = zeros(src.len());
+        let mut dst = unwritten(src.len());
         const TILE: usize = 16;
-        dst.par_chunks_mut((TILE * m).max(1)).enumerate().for_each(|(chunk, dst)| {
+        chunks(&mut dst, (TILE * m).max(1), |chunk, dst| {
             // a chunk is TILE rows of the result, counted over all samples; rows of one sample need not fill it
             for (r, row) in dst.chunks_mut(m).enumerate() {
                 let (sample, column) = ((chunk * TILE + r) / n, (chunk * TILE + r) % n);
@@ -103,10 +102,13 @@ impl CustomOp2 for AddPerChannel {
             bail!("add-per-channel expects contiguous tensors")
         };
         let (x, e) = (&x[start..end], &e[e_start..e_end]);
-        let mut y = zeros(b * c * h * w);
-        y.par_chunks_mut((h * w).max(1)).with_min_len(16).enumerate().for_each(|(i, y)| {
-            let x = &x[i * h * w..];
-            y.iter_mut().zip(x).for_each(|(y, x)| *y = x + e[i]);
+        let mut y = unwritten(b * c * h * w);
+        const MAPS: usize = 16;
+        chunks(&mut y, (MAPS * h * w).max(1), |chunk, y| {
+            for (i, y) in y.chunks_mut(h * w).enumerate() {
+                let map = chunk * MAPS + i;
+                y.iter_mut().zip(&x[map * h * w..]).for_each(|(y, x)| *y = x + e[map]);
+            }
         });
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }

@@ -1,7 +1,7 @@
 //! `y = x W^T + b`.
 
 use super::kernels::matmul::{View, column_sums, matmul, matmul_tn};
-use super::kernels::parallel::zeros;
+use super::kernels::parallel::unwritten;
 use super::kernels::storage::{cpu, fused, slice};
 use super::params::ParamPath;
 use crate::Result;
@@ -76,7 +76,7 @@ impl Product {
         if let Some(last) = shape.last_mut() {
             *last = outputs;
         }
-        let mut y = zeros(rows * outputs);
+        let mut y = unwritten(rows * outputs);
         matmul((rows, outputs, inputs), View::new(x, inputs, 1), View::new(weight, 1, inputs), bias, &mut y);
         (CpuStorage::F32(y), Shape::from(shape))
     }
@@ -88,7 +88,7 @@ impl Product {
             (x.storage_and_layout(), weight.storage_and_layout(), dy.storage_and_layout());
         let (values, w, dy) = (slice(&sx, lx)?, slice(&sw, lw)?, slice(&sd, ld)?);
         let dx = x.track_op().then(|| {
-            let mut dx = zeros(rows * inputs);
+            let mut dx = unwritten(rows * inputs);
             matmul((rows, inputs, outputs), View::new(dy, outputs, 1), View::new(w, inputs, 1), None, &mut dx);
             Tensor::from_vec(dx, x.shape(), x.device())
         });

@@ -15,6 +15,7 @@ mod layer_norm;
 mod layout;
 mod linear;
 mod params;
+mod rows;
 mod upsample;
 
 pub use activation::{geglu, gelu, quick_gelu, silu};
@@ -27,4 +28,5 @@ pub use layer_norm::{LayerNorm, layer_norm};
 pub use layout::{add_per_channel, from_tokens, to_tokens};
 pub use linear::{Linear, linear};
 pub use params::{LoadReport, Loader, ParamPath, ParamStore};
+pub use rows::{by_rows, side_by_side};
 pub use upsample::upsample_nearest2x;

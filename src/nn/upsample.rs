@@ -1,6 +1,6 @@
 //! Nearest-neighbour upsampling by two.
 
-use super::kernels::parallel::{chunks, zeros};
+use super::kernels::parallel::{chunks, unwritten};
 use super::kernels::storage::{cpu, fused, slice};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
@@ -29,7 +29,7 @@ impl CustomOp1 for Nearest {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let (b, c, h, w) = layout.shape().dims4()?;
         let x = cpu(x, layout)?;
-        let mut y = zeros(4 * x.len());
+        let mut y = unwritten(4 * x.len());
         chunks(&mut y, 4 * h * w, |map, y| {
             let x = &x[map * h * w..];
             for (row, lines) in y.chunks_exact_mut(4 * w).enumerate() {
@@ -46,7 +46,7 @@ impl CustomOp1 for Nearest {
         let dy = dy.contiguous()?;
         let (storage, layout) = dy.storage_and_layout();
         let dy = slice(&storage, layout)?;
-        let mut dx = zeros(dy.len() / 4);
+        let mut dx = unwritten(dy.len() / 4);
         chunks(&mut dx, h * w, |map, dx| {
             let dy = &dy[map * 4 * h * w..];
             for (row, line) in dx.chunks_exact_mut(w).enumerate() {

@@ -2,9 +2,14 @@
 
 use super::{TextEncoder, Tokenizer, Unet, UnetConfig, Vae};
 use crate::diffusion::{self, Generator, Sampler, Schedule, SchedulerConfig};
-use crate::nn::ParamStore;
+use crate::nn::{ParamStore, by_rows};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
+
+/// Latents of up to so many pixels are small.
+const SMALL: usize = 32 * 32;
+/// Small pictures that a thread makes at a time.
+const SHARE: usize = 4;
 
 /// A loaded model.
 pub struct StableDiffusion {
@@ -77,6 +82,14 @@ impl StableDiffusion {
         }
         let side = self.latent_size();
         let (height, width) = options.size.unwrap_or((side, side));
+        let share = self.share(height * width);
+        if prompts.len() > share {
+            let texts = |texts: &[S]| texts.iter().map(|text| text.as_ref().to_string()).collect::<Vec<_>>();
+            let (prompts, negatives) = (texts(prompts), texts(negatives));
+            return by_rows(prompts.len(), share, |rows| {
+                self.sample_latents(unet, options, &prompts[rows.clone()], &negatives[rows.clone()], &seeds[rows])
+            });
+        }
         let shape = [1, self.unet_config.in_channels, height, width];
         let mut streams: Vec<Generator> = seeds.iter().map(|seed| Generator::new(*seed)).collect();
         let mut draw = |_: &[usize]| -> Result<Tensor> {
@@ -113,6 +126,16 @@ impl StableDiffusion {
 
     /// Pictures `(B, 3, H, W)` in about -1 to 1.
     pub fn decode_latents(&self, latents: &Tensor) -> Result<Tensor> {
-        self.vae.decode(&(latents / self.vae.scaling_factor())?)
+        let (batch, _, height, width) = latents.dims4()?;
+        let latents = (latents / self.vae.scaling_factor())?;
+        by_rows(batch, self.share(height * width), |rows| {
+            self.vae.decode(&latents.narrow(0, rows.start, rows.len())?)
+        })
+    }
+
+    /// How many pictures one thread takes through the whole network: few where pictures are small, so that they stay in
+    /// the core's cache; all where one picture is work enough for all threads.
+    fn share(&self, pixels: usize) -> usize {
+        if pixels <= SMALL { SHARE } else { usize::MAX }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Geometry;
 use crate::nn::kernels::matmul::{View, product};
-use crate::nn::kernels::parallel::{SharedMut, chunks, sum_parts, tasks, zeros};
+use crate::nn::kernels::parallel::{SharedMut, chunks, sum_parts, tasks, unwritten};
 
 /// Output channels of one task where a sample is cut.
 const ROWS: usize = 64;
@@ -65,7 +65,7 @@ pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f3
     let width = taps * pixels;
     // few samples: all their columns first, as several tasks read them
     let shared_columns = if needs_columns(g) && cuts > 1 {
-        let mut all = zeros(g.batch * width);
+        let mut all = unwritten(g.batch * width);
         chunks(&mut all, width, |i, columns| unfold(g, &x[i * g.in_sample()..], columns));
         all
     } else {
@@ -82,7 +82,7 @@ pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f3
         } else if cuts > 1 {
             &shared_columns[sample * width..][..width]
         } else {
-            let mut columns = vec![0.0; width];
+            let mut columns = unwritten(width);
             unfold(g, input, &mut columns);
             own = columns;
             &own[..]
@@ -106,9 +106,10 @@ pub(super) fn input_gradient(g: &Geometry, dy: &[f32], weight: &[f32], dx: &mut 
         let dy = View::new(&dy[sample * g.outputs * pixels..][..g.outputs * pixels], pixels, 1);
         let w = View::new(weight, taps, 1).t();
         if needs_columns(g) {
-            let mut columns = vec![0.0; taps * pixels];
+            let mut columns = unwritten(taps * pixels);
             // SAFETY: `columns` has `taps` rows of `pixels` elements and is ours.
             unsafe { product((taps, pixels, g.outputs), columns.as_mut_ptr(), pixels, false, w, dy, 1.0) };
+            dx.fill(0.0);
             fold(g, &columns, dx);
         } else {
             // SAFETY: `dx` has `taps` = `in` rows of `pixels` elements and is ours.
@@ -131,7 +132,7 @@ pub(super) fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32
         let count = rows.min(g.outputs - first);
         // SAFETY: these rows of this part belong to this task alone; `slice` checks the bounds.
         let block = unsafe { out.slice(part * size + first * taps, count * taps) };
-        let mut columns = vec![0.0; if needs_columns(g) { taps * pixels } else { 0 }];
+        let mut columns = unwritten(if needs_columns(g) { taps * pixels } else { 0 });
         for sample in part * SAMPLES..((part + 1) * SAMPLES).min(g.batch) {
             let input = &x[sample * g.in_sample()..][..g.in_sample()];
             let source = if needs_columns(g) {

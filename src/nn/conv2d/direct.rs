@@ -7,7 +7,7 @@
 //! stays in registers over all channels and taps of a block; its sums are in one order whatever the number of threads.
 
 use super::Geometry;
-use crate::nn::kernels::parallel::{SharedMut, chunks, tasks, zeros};
+use crate::nn::kernels::parallel::{SharedMut, chunks, tasks, unwritten, zeros};
 
 /// Output channels of a tile.
 const TILE: usize = 8;
@@ -138,7 +138,7 @@ pub(super) fn convolve(g: &Geometry, x: &[f32], kernel: Kernel<'_>, bias: Option
             &own[..]
         };
         let width = flat.positions().next_multiple_of(LANES);
-        let mut sums = vec![0.0; TILE * width];
+        let mut sums = unwritten(TILE * width);
         for tile in first..(first + together).min(tiles) {
             let weights = &packed[tile * g.inputs * 9 * TILE..][..g.inputs * 9 * TILE];
             accumulate(&flat, copy, weights, &mut sums, width);

@@ -8,7 +8,7 @@
 mod columns;
 mod direct;
 
-use super::kernels::parallel::zeros;
+use super::kernels::parallel::unwritten;
 use super::kernels::storage::{cpu, fused, slice};
 use super::params::ParamPath;
 use crate::Result;
@@ -144,7 +144,7 @@ impl Geometry {
     }
 
     fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> (CpuStorage, Shape) {
-        let mut y = zeros(self.batch * self.outputs * self.out_pixels());
+        let mut y = unwritten(self.batch * self.outputs * self.out_pixels());
         if self.is_direct() {
             direct::convolve(self, x, direct::Kernel::Forward(weight), bias, &mut y);
         } else {
@@ -163,7 +163,7 @@ impl Geometry {
             (x.storage_and_layout(), weight.storage_and_layout(), dy.storage_and_layout());
         let (values, w, dy) = (slice(&sx, lx)?, slice(&sw, lw)?, slice(&sd, ld)?);
         let dx = x.track_op().then(|| {
-            let mut dx = zeros(values.len());
+            let mut dx = unwritten(values.len());
             if self.is_direct() {
                 let swapped = Self { inputs: self.outputs, outputs: self.inputs, ..*self };
                 direct::convolve(&swapped, dy, direct::Kernel::Backward(w), None, &mut dx);

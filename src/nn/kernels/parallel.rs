@@ -1,27 +1,86 @@
 //! Loops over blocks, on rayon's threads if there is more than one block.
+//!
+//! What is computed never depends on the number of threads: blocks are cut by sizes alone. [`shares`] runs whole pieces of
+//! work side by side (rows of a batch through a small network), within which the loops of the kernels run on one thread:
+//! each core then works on what lies in its own cache, and waits for nobody.
 
 use rayon::prelude::*;
+use std::cell::Cell;
+
+thread_local! {
+    /// Whether this thread works on a share of its own.
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread works on a share of its own: its loops are not cut for other threads.
+pub fn alone() -> bool {
+    ALONE.get()
+}
+
+/// Lets this thread work as the one did that started it.
+pub fn work_alone(alone: bool) {
+    ALONE.set(alone);
+}
+
+/// `f(i)` for `i` in `0..count`, side by side, in order of `i` in the result. If there are enough shares for all threads,
+/// the loops inside `f` are not cut further.
+pub fn shares<T: Send>(count: usize, f: impl Fn(usize) -> T + Send + Sync) -> Vec<T> {
+    /// Puts the flag back, on a panic too.
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ALONE.set(self.0);
+        }
+    }
+    if count <= 1 || alone() {
+        return (0..count).map(f).collect();
+    }
+    let enough = count >= rayon::current_num_threads();
+    let share = |i| {
+        let _restore = Restore(ALONE.replace(enough || alone()));
+        f(i)
+    };
+    (0..count).into_par_iter().with_max_len(1).map(share).collect()
+}
 
 /// `f(i, chunk i of out)` for chunks of `size` elements (the last may be shorter).
 pub fn chunks(out: &mut [f32], size: usize, f: impl Fn(usize, &mut [f32]) + Send + Sync) {
     if out.len() <= size {
         return f(0, out);
     }
+    if alone() {
+        return out.chunks_mut(size.max(1)).enumerate().for_each(|(i, chunk)| f(i, chunk));
+    }
     out.par_chunks_mut(size.max(1)).enumerate().for_each(|(i, chunk)| f(i, chunk));
 }
 
 /// `f(i)` for `i` in `0..tasks`.
 pub fn tasks(tasks: usize, f: impl Fn(usize) + Send + Sync) {
-    if tasks <= 1 {
+    if tasks <= 1 || alone() {
         return (0..tasks).for_each(f);
     }
     (0..tasks).into_par_iter().for_each(f);
 }
 
+/// A vector for values that the caller writes, every one, before anything reads one. Fresh memory is not zeroed first,
+/// which cost a tenth of a forward pass. Tests get NaN, so that an element that nobody writes is seen.
+pub fn unwritten(n: usize) -> Vec<f32> {
+    if cfg!(any(test, debug_assertions)) {
+        return vec![f32::NAN; n];
+    }
+    let mut values = Vec::with_capacity(n);
+    // SAFETY: the capacity is `n`; any bits are an `f32`, and the caller overwrites them all before a value is read.
+    #[allow(clippy::uninit_vec)]
+    unsafe {
+        values.set_len(n);
+    }
+    values
+}
+
 /// A zeroed vector; the zeros (and the page faults of fresh memory) are shared among the threads.
 pub fn zeros(n: usize) -> Vec<f32> {
     const BLOCK: usize = 1 << 16;
-    if n < 2 * BLOCK {
+    if n < 2 * BLOCK || alone() {
         return vec![0.0; n];
     }
     let mut values = Vec::with_capacity(n);

@@ -1,0 +1,99 @@
+//! Loss and gradients of a batch, in shares of its rows side by side where the latents are small.
+
+use super::batch::Batch;
+use crate::Result;
+use crate::nn::{Gradients, ParamStore, backward, side_by_side};
+use candle_core::Tensor;
+use std::ops::Range;
+
+/// Latents of up to so many pixels are small.
+const SMALL: usize = 32 * 32;
+/// Rows of a share of small latents, about.
+const ROWS: usize = 4;
+
+/// How batches of these sizes are cut: every share has rows of each. Depends on the sizes alone.
+pub fn shares(sizes: &[usize], pixels: usize) -> usize {
+    let (rows, smallest) = (sizes.iter().sum::<usize>(), sizes.iter().copied().min().unwrap_or(0));
+    if pixels > SMALL { 1 } else { rows.div_ceil(ROWS).min(smallest).max(1) }
+}
+
+/// The rows of share `i` of `shares` of a batch of `size`.
+pub fn rows(size: usize, i: usize, shares: usize) -> Range<usize> {
+    size * i / shares..size * (i + 1) / shares
+}
+
+/// These rows of a tensor.
+pub fn narrow(x: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
+    Ok(x.narrow(0, rows.start, rows.len())?)
+}
+
+/// The gradients of the sum of the shares' losses, and what else each share found. Sums are in the order of the shares.
+///
+/// # Errors
+/// As of [`backward`]: exactly the trainable parameters must get finite gradients, in each share.
+pub fn gradients<R: Send>(
+    shares: usize,
+    params: &ParamStore,
+    loss: impl Fn(usize) -> Result<(Tensor, R)> + Send + Sync,
+) -> Result<(Gradients, Vec<R>)> {
+    let parts = side_by_side(shares, |i| {
+        let (loss, found) = loss(i)?;
+        Ok((backward(loss, params)?, found))
+    })?;
+    let mut sum = Gradients::new();
+    let mut found = Vec::with_capacity(shares);
+    for (gradients, result) in parts {
+        add(&mut sum, gradients)?;
+        found.push(result);
+    }
+    Ok((sum, found))
+}
+
+/// The gradients of the mean of `loss` over a batch's rows, and its value.
+pub fn of_batch(
+    batch: &Batch,
+    params: &ParamStore,
+    loss: impl Fn(&Batch) -> Result<Tensor> + Send + Sync,
+) -> Result<(Gradients, f64)> {
+    let n = batch.t.len();
+    let (_, _, height, width) = batch.noisy.dims4()?;
+    let shares = shares(&[n], height * width);
+    let (gradients, losses) = gradients(shares, params, |i| {
+        let part = batch.rows(&rows(n, i, shares))?;
+        let loss = (loss(&part)? * (part.t.len() as f64 / n as f64))?;
+        let value = f64::from(loss.to_scalar::<f32>()?);
+        Ok((loss, value))
+    })?;
+    Ok((gradients, losses.iter().sum()))
+}
+
+/// Adds gradients to a sum that has none yet or the same names.
+pub fn add(sum: &mut Gradients, gradients: Gradients) -> Result<()> {
+    for (name, gradient) in gradients {
+        let total = match sum.get(&name) {
+            Some(so_far) => (so_far + gradient)?,
+            None => gradient,
+        };
+        sum.insert(name, total);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_cover_every_row_once_and_have_rows_of_each_batch() {
+        for (sizes, expected) in [(vec![4, 12], 4), (vec![1, 40], 1), (vec![16, 16], 8), (vec![3], 1), (vec![9], 3)] {
+            let count = shares(&sizes, 256);
+            assert_eq!(count, expected, "{sizes:?}");
+            for size in sizes {
+                let covered: Vec<usize> = (0..count).flat_map(|i| rows(size, i, count)).collect();
+                assert_eq!(covered, (0..size).collect::<Vec<_>>());
+                assert!((0..count).all(|i| !rows(size, i, count).is_empty()));
+            }
+        }
+        assert_eq!(shares(&[4, 12], 64 * 64), 1, "large latents are work enough for all threads together");
+    }
+}
