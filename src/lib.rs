@@ -2,7 +2,7 @@
 //! still there.
 //!
 //! Data flows one way: `hub -> checkpoint -> sd`, `concept -> erase(sd) -> checkpoint`, `sd -> diffusion -> audit`. A module
-//! imports only from those to its left in: nn, diffusion, sd, concept, erase, checkpoint, hub, audit, cli.
+//! imports only from those to its left in: nn, diffusion, sd, concept, erase, checkpoint, hub, audit, bench, cli.
 //!
 //! The whole pipeline on a page, far too small to erase anything:
 //!
@@ -33,6 +33,7 @@
 //! ```
 
 pub mod audit;
+pub mod bench;
 pub mod checkpoint;
 pub mod cli;
 pub mod concept;

@@ -9,9 +9,10 @@ mod verify;
 
 pub use detector::{ClassifierDetector, Detector};
 pub use grid::{Grid, GridRow};
-pub use interval::{paired_drop, wilson};
+pub use interval::{mean_drop, paired_drop, wilson};
 pub use picture::{Infotext, encode_png, from_images, to_images};
 pub use report::{
-    BeforeAfter, DetectorRecord, Rate, Report, RetainAxis, RunRecord, SCHEMA, VerifyRecord, compare, peak_memory,
+    BeforeAfter, Comparison, DetectorRecord, LabelCount, MeanDrop, Rate, Report, RetainAxis, RunRecord, SCHEMA,
+    VerifyRecord, peak_memory,
 };
-pub use verify::{Shown, Verification, VerifyPlan, verify};
+pub use verify::{Answer, Shown, Verification, VerifyPlan, verify};

@@ -1,17 +1,17 @@
 //! `report.json` (the same for equal runs) and `run.json` (dates, times, memory).
 
-use super::interval::{paired_drop, wilson};
-use super::verify::Verification;
+use super::interval::{mean_drop, paired_drop, wilson};
+use super::verify::{Answer, Verification};
 use crate::concept::Concept;
 use crate::erase::{Settings, StepRecord, TrimSummary};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Version of the report's layout; rises when a field changes its meaning or goes away.
 pub const SCHEMA: &str = "erase-concept.report/1";
 
 /// How often something was found, with Wilson's 95 % interval.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rate {
     /// Pictures in which it was found.
     pub hits: usize,
@@ -26,7 +26,11 @@ pub struct Rate {
 impl Rate {
     /// Counts.
     pub fn of(answers: &[bool]) -> Self {
-        let (hits, n) = (answers.iter().filter(|hit| **hit).count(), answers.len());
+        Self::counted(answers.iter().filter(|hit| **hit).count(), answers.len())
+    }
+
+    /// `hits` of `n`.
+    pub fn counted(hits: usize, n: usize) -> Self {
         let (low, high) = wilson(hits, n);
         Self { hits, n, low, high }
     }
@@ -38,7 +42,7 @@ impl Rate {
 }
 
 /// The same pictures' prompts and seeds, with the model as it was and as it is.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BeforeAfter {
     /// The base.
     pub before: Rate,
@@ -47,7 +51,7 @@ pub struct BeforeAfter {
 }
 
 /// Accuracy on one axis of what must stay.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RetainAxis {
     /// The base's, as a fraction.
     pub before: f64,
@@ -61,6 +65,43 @@ pub struct RetainAxis {
     pub drop_low: f64,
     /// Upper end.
     pub drop_high: f64,
+    /// The same for each label of the axis.
+    pub labels: BTreeMap<String, LabelCount>,
+}
+
+/// How often a label was found where it is stated.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LabelCount {
+    /// Pictures whose prompt states it.
+    pub n: usize,
+    /// Found by the base.
+    pub before: usize,
+    /// Found by the erased model.
+    pub after: usize,
+}
+
+/// The mean over the axes of their drops, paired by prompt and seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MeanDrop {
+    /// The mean, as a fraction.
+    pub drop: f64,
+    /// Lower end of its 95 % interval.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+/// Two verifications of one plan, compared picture by picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// How often concept prompts show the concept.
+    pub rate: Option<BeforeAfter>,
+    /// The same for synonyms.
+    pub synonyms: Option<BeforeAfter>,
+    /// Accuracy of everything else, by axis.
+    pub retain: BTreeMap<String, RetainAxis>,
+    /// Mean drop over the axes.
+    pub mean_drop: Option<MeanDrop>,
 }
 
 /// What did the counting.
@@ -104,14 +145,9 @@ pub struct Report {
     pub version: &'static str,
     /// Hash of the base's files.
     pub base_sha256: String,
-    /// How often concept prompts show the concept; absent without a detector that knows it.
-    pub rate: Option<BeforeAfter>,
-    /// The same for synonyms.
-    pub synonyms: Option<BeforeAfter>,
-    /// Accuracy of everything else, by axis.
-    pub retain: BTreeMap<String, RetainAxis>,
-    /// Mean drop over the axes.
-    pub mean_drop: Option<f64>,
+    /// What was counted before and after; rates are absent without a detector that knows the concept.
+    #[serde(flatten)]
+    pub counts: Comparison,
     /// What did the counting.
     pub detector: Option<DetectorRecord>,
     /// How the pictures were made.
@@ -124,22 +160,40 @@ pub struct Report {
     pub losses: Vec<StepRecord>,
 }
 
-/// Pairs two verifications of one plan.
-pub fn compare(
-    before: &Verification,
-    after: &Verification,
-) -> (Option<BeforeAfter>, Option<BeforeAfter>, BTreeMap<String, RetainAxis>) {
-    let pair = |a: &Option<Vec<bool>>, b: &Option<Vec<bool>>| {
-        a.as_ref().zip(b.as_ref()).map(|(a, b)| BeforeAfter { before: Rate::of(a), after: Rate::of(b) })
-    };
-    let axis = |name: &String, before: &Vec<bool>| {
-        let after = after.retain.get(name)?;
-        let (drop, drop_low, drop_high) = paired_drop(before, after);
-        let (b, a) = (Rate::of(before).fraction(), Rate::of(after).fraction());
-        Some((name.clone(), RetainAxis { before: b, after: a, n: before.len(), drop, drop_low, drop_high }))
-    };
-    let retain = before.retain.iter().filter_map(|(name, answers)| axis(name, answers)).collect();
-    (pair(&before.forget, &after.forget), pair(&before.synonyms, &after.synonyms), retain)
+impl Comparison {
+    /// Pairs two verifications of one plan.
+    pub fn new(before: &Verification, after: &Verification) -> Self {
+        let pair = |a: &Option<Vec<bool>>, b: &Option<Vec<bool>>| {
+            a.as_ref().zip(b.as_ref()).map(|(a, b)| BeforeAfter { before: Rate::of(a), after: Rate::of(b) })
+        };
+        let axes = before.retain.iter().filter_map(|(name, b)| Some((name, b, after.retain.get(name)?)));
+        let triples =
+            axes.clone().map(|(_, b, a)| b.iter().zip(a).map(|(b, a)| (b.picture, b.right, a.right)).collect());
+        let mean_drop = mean_drop(&triples.collect::<Vec<_>>());
+        Self {
+            rate: pair(&before.forget, &after.forget),
+            synonyms: pair(&before.synonyms, &after.synonyms),
+            retain: axes.map(|(name, b, a)| (name.clone(), RetainAxis::new(b, a))).collect(),
+            mean_drop: mean_drop.map(|(drop, low, high)| MeanDrop { drop, low, high }),
+        }
+    }
+}
+
+impl RetainAxis {
+    fn new(before: &[Answer], after: &[Answer]) -> Self {
+        let right = |answers: &[Answer]| answers.iter().map(|answer| answer.right).collect::<Vec<_>>();
+        let (b, a) = (right(before), right(after));
+        let (drop, drop_low, drop_high) = paired_drop(&b, &a);
+        let mut labels: BTreeMap<String, LabelCount> = BTreeMap::new();
+        for (before, after) in before.iter().zip(after) {
+            let count = labels.entry(before.label.clone()).or_default();
+            count.n += 1;
+            count.before += usize::from(before.right);
+            count.after += usize::from(after.right);
+        }
+        let (before, after) = (Rate::of(&b).fraction(), Rate::of(&a).fraction());
+        Self { before, after, n: b.len(), drop, drop_low, drop_high, labels }
+    }
 }
 
 impl Report {
@@ -160,13 +214,13 @@ impl Report {
                 percent(r.after.high),
             ));
         };
-        match &self.rate {
+        match &self.counts.rate {
             Some(r) => rate(&format!("«{}»", concept.name), r),
             None => {
                 lines.push(format!("no detector knows «{}»: look at grid.png to see whether it is gone", concept.name))
             }
         }
-        if let Some(r) = &self.synonyms {
+        if let Some(r) = &self.counts.synonyms {
             let mut lines_rate = |what: &str, r: &BeforeAfter| {
                 lines.push(format!(
                     "{what}: {} of {} before, {} of {} after ({})",
@@ -179,7 +233,7 @@ impl Report {
             };
             lines_rate("its synonyms", r);
         }
-        for (name, axis) in &self.retain {
+        for (name, axis) in &self.counts.retain {
             lines.push(format!(
                 "{name} right in what must stay: {:.1} % before, {:.1} % after ({} pictures; drop {:.1} points, 95 % interval \
                  {:.1} to {:.1})",
@@ -191,8 +245,9 @@ impl Report {
                 100.0 * axis.drop_high,
             ));
         }
-        if let Some(drop) = self.mean_drop {
-            lines.push(format!("mean drop over these: {:.1} points", 100.0 * drop));
+        if let Some(MeanDrop { drop, low, high }) = &self.counts.mean_drop {
+            let [drop, low, high] = [drop, low, high].map(|x| 100.0 * x);
+            lines.push(format!("mean drop over these: {drop:.1} points, 95 % interval {low:.1} to {high:.1}"));
         }
         lines.push(format!(
             "trimmed {} of {} scored weights ({:.2} %) in {} tensors",

@@ -7,6 +7,7 @@ use crate::progress::{Event, Progress, check_interrupted};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use image::RgbImage;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Draws `(B, 3, H, W)` in about -1 to 1 for prompts and seeds.
@@ -41,6 +42,17 @@ pub struct Shown {
     pub hit: bool,
 }
 
+/// Whether a stated label was found in a picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Number of the picture.
+    pub picture: usize,
+    /// What its prompt states: `shape: ring`.
+    pub label: String,
+    /// Whether the detector agrees.
+    pub right: bool,
+}
+
 /// What was counted. A list of answers is in the order of the pictures, so that two runs can be compared pair by pair.
 #[derive(Default)]
 pub struct Verification {
@@ -48,8 +60,8 @@ pub struct Verification {
     pub forget: Option<Vec<bool>>,
     /// The same for synonyms.
     pub synonyms: Option<Vec<bool>>,
-    /// For each axis, whether each stated label was found.
-    pub retain: BTreeMap<String, Vec<bool>>,
+    /// For each axis, the pictures whose prompt states a label on it.
+    pub retain: BTreeMap<String, Vec<Answer>>,
     /// Pictures of the concept for the grid.
     pub shown_forget: Vec<Shown>,
     /// Pictures of everything else for the grid.
@@ -109,7 +121,7 @@ pub fn verify(
                 let hit = found.iter().any(|label| labels.contains(label));
                 hits.push(hit);
                 if group == "retain" && detector.is_some() {
-                    answer(&v.retain[i % v.retain.len()].labels, labels, &found, &mut out.retain);
+                    answer(*i, &v.retain[i % v.retain.len()].labels, labels, &found, &mut out.retain);
                 }
                 let shown = match group {
                     "concept" => Some(&mut out.shown_forget),
@@ -133,9 +145,16 @@ pub fn verify(
 }
 
 /// Checks each stated label that is not the concept's own.
-fn answer(stated: &[String], concept: &[String], found: &[String], axes: &mut BTreeMap<String, Vec<bool>>) {
+fn answer(
+    picture: usize,
+    stated: &[String],
+    concept: &[String],
+    found: &[String],
+    axes: &mut BTreeMap<String, Vec<Answer>>,
+) {
     for label in stated.iter().filter(|label| !concept.contains(label)) {
         let axis = label.split_once(':').map_or("label", |(axis, _)| axis);
-        axes.entry(axis.to_string()).or_default().push(found.contains(label));
+        let right = found.contains(label);
+        axes.entry(axis.to_string()).or_default().push(Answer { picture, label: label.clone(), right });
     }
 }

@@ -33,6 +33,46 @@ pub struct Cli {
 pub enum Command {
     /// Render prompts with a model
     Sample(Box<SampleArgs>),
+    /// Compare settings of the method over concepts and seeds
+    Bench(Box<BenchArgs>),
+}
+
+/// Flags of `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// What to compare: ablation (one setting of the default at a time), presets, or a FILE.toml
+    ///
+    /// A file has entries like: [[variant]] name = "less forgetting", preset = "balanced", set = { lambda = 0.5 }. The
+    /// settings are named as in report.json. What was done already is not done again.
+    #[arg(long, default_value = "ablation", value_name = "NAME|FILE", help_heading = "What to compare")]
+    pub grid: String,
+    /// Concepts, comma-separated
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "NAME,...",
+        default_value = "star,circle,ring,striped,dotted,red",
+        help_heading = "What to compare"
+    )]
+    pub concepts: Vec<String>,
+    /// Seeds, comma-separated
+    #[arg(long, value_delimiter = ',', value_name = "N,...", default_value = "0", help_heading = "What to compare")]
+    pub seeds: Vec<u64>,
+    /// «demo» or a folder in diffusers' layout
+    #[arg(short, long, default_value = "demo", value_name = "NAME|DIR", help_heading = "Model and result")]
+    pub model: String,
+    /// Where results, table and plot go [default: ./bench/<grid>]
+    #[arg(short, long, value_name = "DIR", help_heading = "Model and result")]
+    pub output: Option<PathBuf>,
+    /// How pictures are sampled.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// How results are verified.
+    #[command(flatten)]
+    pub verify: VerifyArgs,
+    /// How to run.
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 /// Flags of the erase job.
@@ -217,7 +257,7 @@ pub struct VerifyArgs {
     /// Pictures of everything else, before and after
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub retain_images: usize,
-    /// Denoising steps of a verification picture [default: --steps, or 20]
+    /// Denoising steps of a verification picture [default: --steps, or 12]
     #[arg(long, value_name = "N", hide_short_help = true)]
     pub verify_steps: Option<usize>,
     /// Write every verification picture beside the report

@@ -2,8 +2,8 @@
 
 use super::options::{EraseOptions, model_name};
 use crate::audit::{
-    ClassifierDetector, Detector, DetectorRecord, Grid, GridRow, Infotext, Report, SCHEMA, Shown, Verification,
-    VerifyPlan, VerifyRecord, compare, encode_png, verify,
+    ClassifierDetector, Comparison, Detector, DetectorRecord, Grid, GridRow, Infotext, Report, SCHEMA, Shown,
+    Verification, VerifyPlan, VerifyRecord, encode_png, verify,
 };
 use crate::checkpoint::{LoadedModel, ModelFiles, load_component, sha256_hex};
 use crate::concept::Kind;
@@ -45,7 +45,7 @@ impl<'a> Evidence<'a> {
         };
         let v = &options.verify;
         let sampling = SampleOptions {
-            sampler: options.sampling.sampler.unwrap_or(crate::diffusion::Sampler::Ddim),
+            sampler: options.sampling.sampler.unwrap_or(crate::diffusion::Sampler::DpmSolverPlusPlus2M),
             steps: v.steps,
             guidance_scale: options.sampling.guidance_scale.unwrap_or(GUIDANCE_SCALE),
             eta: 0.0,
@@ -62,6 +62,19 @@ impl<'a> Evidence<'a> {
             shown: SHOWN,
         };
         Ok(Self { options, detector, sampling, plan })
+    }
+
+    /// What decides which pictures are made and how they are counted.
+    pub fn describe(&self) -> serde_json::Value {
+        let (p, s) = (&self.plan, &self.sampling);
+        serde_json::json!({
+            "pictures": [p.images, p.synonym_images, p.retain_images],
+            "seed": p.seed,
+            "scheduler": s.sampler.to_string(),
+            "steps": s.steps,
+            "guidance_scale": s.guidance_scale,
+            "detector": self.detector.as_ref().map(|d| d.sha256().to_string()),
+        })
     }
 
     /// Draws and counts with one model. `when` is `before` or `after`.
@@ -114,8 +127,6 @@ impl<'a> Evidence<'a> {
         before: &Verification,
         after: &Verification,
     ) -> Report {
-        let (rate, synonyms, retain) = compare(before, after);
-        let drops: Vec<f64> = retain.values().map(|axis| axis.drop).collect();
         let detector = self.detector.as_ref().map(|d| DetectorRecord {
             name: d.name().to_string(),
             sha256: d.sha256().to_string(),
@@ -129,10 +140,7 @@ impl<'a> Evidence<'a> {
             seed: self.options.seed,
             version: env!("CARGO_PKG_VERSION"),
             base_sha256: loaded.base_sha256.clone(),
-            rate,
-            synonyms,
-            mean_drop: (!drops.is_empty()).then(|| drops.iter().sum::<f64>() / drops.len() as f64),
-            retain,
+            counts: Comparison::new(before, after),
             detector,
             verification: VerifyRecord {
                 scheduler: self.sampling.sampler.to_string(),
@@ -178,8 +186,10 @@ impl<'a> Evidence<'a> {
     /// The limits that were asked for and are missed, in words.
     pub fn missed(&self, report: &Report) -> Vec<String> {
         let v = &self.options.verify;
-        let limits =
-            [("--max-rate", v.max_rate, &report.rate), ("--max-synonym-rate", v.max_synonym_rate, &report.synonyms)];
+        let limits = [
+            ("--max-rate", v.max_rate, &report.counts.rate),
+            ("--max-synonym-rate", v.max_synonym_rate, &report.counts.synonyms),
+        ];
         let mut missed = Vec::new();
         for (flag, limit, found) in limits {
             let Some(limit) = limit else { continue };

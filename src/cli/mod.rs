@@ -1,6 +1,7 @@
 //! The command line: flags in, validated options out, a job run, an exit code.
 
 pub mod args;
+mod bench;
 mod cache;
 mod erase;
 mod evidence;
@@ -16,7 +17,7 @@ pub use exit_code::ExitCode;
 use crate::Result;
 use args::{Cli, Command};
 use clap::Parser;
-use options::{EraseOptions, RunOptions, SampleOptions};
+use options::{BenchOptions, EraseOptions, RunOptions, SampleOptions};
 use output::{Display, Style};
 use std::ffi::OsString;
 
@@ -25,6 +26,7 @@ use std::ffi::OsString;
 enum Job {
     Erase(Box<EraseOptions>),
     Sample(Box<SampleOptions>),
+    Bench(Box<BenchOptions>),
 }
 
 /// What was asked for, checked.
@@ -47,6 +49,7 @@ impl Request {
         })?;
         let run = match &cli.command {
             Some(Command::Sample(args)) => &args.run,
+            Some(Command::Bench(args)) => &args.run,
             None => &cli.erase.run,
         };
         let style = Style::decide(run.json, run.quiet, run.verbose);
@@ -61,6 +64,9 @@ impl Request {
             Some(Command::Sample(args)) => {
                 Self { run: RunOptions::try_from(&args.run)?, job: Job::Sample(Box::new((&**args).try_into()?)) }
             }
+            Some(Command::Bench(args)) => {
+                Self { run: RunOptions::try_from(&args.run)?, job: Job::Bench(Box::new((&**args).try_into()?)) }
+            }
             None => {
                 Self { run: RunOptions::try_from(&cli.erase.run)?, job: Job::Erase(Box::new((&cli.erase).try_into()?)) }
             }
@@ -73,6 +79,7 @@ impl Request {
         let outcome = match &self.job {
             Job::Erase(options) => erase::run(options, &mut display),
             Job::Sample(options) => sample::run(options, &mut display),
+            Job::Bench(options) => bench::run(options, &mut display),
         };
         display.finish();
         outcome.unwrap_or_else(|error| {

@@ -1,12 +1,16 @@
 //! Raw flags to validated options: what a job is given. Nothing below knows clap.
 
-use super::args::{EraseArgs, MethodArgs, RunArgs, SampleArgs, SamplingArgs, VerifyArgs};
+use super::args::{BenchArgs, EraseArgs, MethodArgs, RunArgs, SampleArgs, SamplingArgs, VerifyArgs};
 use super::output::Style;
+use crate::bench::Grid;
 use crate::concept::{Concept, Kind, nearest};
 use crate::diffusion::Sampler;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+/// Denoising steps of a verification picture where the user says nothing.
+const VERIFY_STEPS: usize = 12;
 
 /// How to run any job.
 #[derive(Debug, Clone)]
@@ -98,6 +102,19 @@ pub struct EraseOptions {
     pub cache: Option<PathBuf>,
 }
 
+/// The bench job.
+#[derive(Debug, Clone)]
+pub struct BenchOptions {
+    /// What is compared.
+    pub grid: Grid,
+    /// The model's name or folder.
+    pub model: String,
+    /// Each concept with each seed; what they say of the method is not used.
+    pub jobs: Vec<EraseOptions>,
+    /// Where the results are kept.
+    pub output: PathBuf,
+}
+
 /// The sample job.
 #[derive(Debug, Clone)]
 pub struct SampleOptions {
@@ -171,7 +188,7 @@ impl TryFrom<&SamplingArgs> for Sampling {
 
 impl VerifyOptions {
     fn new(args: &VerifyArgs, sampling: &Sampling) -> Result<Self> {
-        let steps = args.verify_steps.or(sampling.steps).unwrap_or(20);
+        let steps = args.verify_steps.or(sampling.steps).unwrap_or(VERIFY_STEPS);
         Ok(Self {
             max_rate: fraction("--max-rate", args.max_rate)?,
             max_synonym_rate: fraction("--max-synonym-rate", args.max_synonym_rate)?,
@@ -262,6 +279,37 @@ impl TryFrom<&EraseArgs> for EraseOptions {
             dry_run: args.dry_run,
             cache: args.cache.clone(),
         })
+    }
+}
+
+impl TryFrom<&BenchArgs> for BenchOptions {
+    type Error = Error;
+
+    fn try_from(args: &BenchArgs) -> Result<Self> {
+        let grid = Grid::resolve(&args.grid)?;
+        let sampling = Sampling::try_from(&args.sampling)?;
+        let verify = VerifyOptions::new(&args.verify, &sampling)?;
+        let output = args.output.clone().unwrap_or_else(|| PathBuf::from("bench").join(&grid.name));
+        let mut jobs = Vec::new();
+        for name in &args.concepts {
+            let concept = Concept::resolve(name, None)?;
+            for seed in &args.seeds {
+                jobs.push(EraseOptions {
+                    concept: concept.clone(),
+                    model: args.model.clone(),
+                    seed: *seed,
+                    preset: grid.name.clone(),
+                    overrides: Overrides::default(),
+                    sampling: sampling.clone(),
+                    verify: verify.clone(),
+                    output: output.clone(),
+                    overwrite: false,
+                    dry_run: false,
+                    cache: None,
+                });
+            }
+        }
+        Ok(Self { grid, model: args.model.clone(), jobs, output })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{Error, Result};
 use globset::{Glob, GlobMatcher};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A named set of UNet parameters (the published `train_method`s, in diffusers' names), or a glob.
 #[derive(Debug, Clone)]
@@ -84,6 +84,12 @@ impl Scope {
 impl Serialize for Scope {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.name)
+    }
+}
+
+impl<'de> Deserialize<'de> for Scope {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 

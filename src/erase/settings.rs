@@ -4,10 +4,11 @@ use super::scope::Scope;
 use super::trim::Init;
 use crate::diffusion::Sampler;
 use crate::{Error, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// How the forget batch is pushed away from the concept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ForgetTerm {
     /// Add `MSE(prediction for the forget prompt, prediction for its anchor)` on the same noisy latents.
@@ -17,7 +18,7 @@ pub enum ForgetTerm {
 }
 
 /// Who predicts the anchor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Teacher {
     /// The model as it was.
@@ -27,7 +28,7 @@ pub enum Teacher {
 }
 
 /// What the retain batch is compared with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RetainTarget {
     /// The noise (or v), as in training.
@@ -37,7 +38,7 @@ pub enum RetainTarget {
 }
 
 /// Which data a step sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Batches {
     /// Shuffled anew each time all were seen.
@@ -47,7 +48,7 @@ pub enum Batches {
 }
 
 /// The loss whose gradient gives the connection sensitivity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScoreLoss {
     /// The denoising loss with the prompt (the published nudity script).
@@ -57,7 +58,7 @@ pub enum ScoreLoss {
 }
 
 /// How timesteps are drawn in scoring, memories and repair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Timesteps {
     /// Each as often as any other, as in the published code.
@@ -67,7 +68,8 @@ pub enum Timesteps {
 }
 
 /// The gradient memories and their use.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Projection {
     /// How many memories are kept; 0 switches the projection off.
     pub memories: usize,
@@ -84,14 +86,15 @@ pub struct Projection {
 }
 
 /// The latents that the model makes of its own prompts.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DataSettings {
     /// Forget latents in all.
     pub forget: usize,
     /// Retain latents in all.
     pub retain: usize,
     /// Sampler.
-    #[serde(serialize_with = "display")]
+    #[serde(serialize_with = "display", deserialize_with = "parse")]
     pub sampler: Sampler,
     /// Sampling steps.
     pub steps: usize,
@@ -105,8 +108,13 @@ fn display<S: serde::Serializer>(value: impl std::fmt::Display, serializer: S) -
     serializer.serialize_str(&value.to_string())
 }
 
+fn parse<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Sampler, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
 /// Every setting of the method.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
     /// The fraction of the score scope that is kept («sparsity» in the original).
     pub kept: f64,
@@ -186,6 +194,23 @@ impl Settings {
                 Err(Error::usage(format!("there is no preset {name:?}; choose {}", known.join(", "))))
             }
         }
+    }
+
+    /// These settings with some changed, by the names that reports give them: `lambda`, `projection.margin`.
+    ///
+    /// # Errors
+    /// If there is no setting of a name, or it cannot have that value; the message names it.
+    pub fn with(&self, changes: &serde_json::Map<String, Value>) -> Result<Self> {
+        let mut settings = self.clone();
+        for (name, value) in changes {
+            let wrong = |why: String| Error::usage(format!("setting {name} = {value}: {why}"));
+            let mut all = serde_json::to_value(&settings).map_err(|e| wrong(e.to_string()))?;
+            let place = name.split('.').try_fold(&mut all, |at, key| at.get_mut(key));
+            *place.ok_or_else(|| wrong("there is no setting of this name".into()))? = value.clone();
+            settings = serde_json::from_value(all).map_err(|e| wrong(e.to_string()))?;
+        }
+        settings.check()?;
+        Ok(settings)
     }
 
     fn balanced() -> Result<Self> {

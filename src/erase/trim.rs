@@ -5,7 +5,7 @@ use crate::diffusion::Generator;
 use crate::nn::ParamStore;
 use crate::{Error, Result};
 use candle_core::Tensor;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Connection sensitivity of each parameter of the score scope, by name, flat: `|a * theta|` with `a` the sum over
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 pub type Scores = BTreeMap<String, Vec<f32>>;
 
 /// What a trimmed entry of a weight becomes; entries of a bias become 0, of a norm's weight 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Init {
     /// Uniform in `+-sqrt(6 / fan_in)` (PyTorch's `kaiming_uniform_`, a = 0; the published nudity script).

@@ -1,0 +1,9 @@
+//! Grids of settings, compared on concepts and seeds: what a setting of the method is worth.
+
+mod grid;
+mod results;
+mod table;
+
+pub use grid::{GRIDS, Grid, Variant};
+pub use results::{Outcome, Results};
+pub use table::{plot, table};

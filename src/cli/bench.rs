@@ -1,0 +1,131 @@
+//! `erase-concept bench`: a grid of settings on concepts and seeds, resumable.
+
+use super::ExitCode;
+use super::evidence::Evidence;
+use super::options::{BenchOptions, EraseOptions};
+use super::output::Display;
+use crate::audit::{Comparison, Verification};
+use crate::bench::{Outcome, Results, Variant, plot, table};
+use crate::checkpoint::{LoadedModel, ModelFiles, OutputFolder, load_model, save_model};
+use crate::erase::{self, Data};
+use crate::progress::{Event, Progress, check_interrupted};
+use crate::{Error, Result, hub};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::time::Instant;
+
+/// Runs what is not known yet, and writes table and plot after every outcome.
+pub fn run(options: &BenchOptions, display: &mut Display) -> Result<ExitCode> {
+    let files = hub::resolve(&options.model)?;
+    let loaded = load_model(&files)?;
+    for variant in &options.grid.variants {
+        erase::check(&loaded.model, &variant.settings)?;
+    }
+    std::fs::create_dir_all(&options.output).map_err(Error::io(&options.output))?;
+    let mut results = Results::open(&options.output.join("results.jsonl"))?;
+    let names: Vec<String> = options.grid.variants.iter().map(|variant| variant.name.clone()).collect();
+    let total = options.jobs.len() * names.len();
+    let mut outcomes = Vec::new();
+    for job in &options.jobs {
+        let bench = Bench { job, files: &files, loaded: &loaded, evidence: Evidence::new(job, &files, &loaded)? };
+        let (mut before, mut data) = (None, HashMap::new());
+        for variant in &options.grid.variants {
+            let key = bench.key(variant)?;
+            let outcome = match results.find(&key) {
+                Some(known) => Outcome { variant: variant.name.clone(), ..known.clone() },
+                None => {
+                    let what = format!(
+                        "{} of {total}: {}, seed {}, {}",
+                        outcomes.len() + 1,
+                        job.concept.name,
+                        job.seed,
+                        variant.name
+                    );
+                    display.event(Event::Note(&what));
+                    let outcome = bench.run(key, variant, &mut before, &mut data, display)?;
+                    results.push(outcome.clone())?;
+                    outcome
+                }
+            };
+            outcomes.push(outcome);
+            for (file, text) in [("table.md", table(&names, &outcomes)), ("plot.svg", plot(&names, &outcomes))] {
+                let path = options.output.join(file);
+                std::fs::write(&path, text).map_err(Error::io(&path))?;
+            }
+        }
+    }
+    let output = options.output.display();
+    let text = format!("{}\nresult: {output} (results.jsonl, table.md, plot.svg)", table(&names, &outcomes));
+    display.result(&json!({ "output": output.to_string(), "outcomes": outcomes }), &text);
+    Ok(ExitCode::Done)
+}
+
+/// One concept with one seed.
+struct Bench<'a> {
+    job: &'a EraseOptions,
+    files: &'a ModelFiles,
+    loaded: &'a LoadedModel,
+    evidence: Evidence<'a>,
+}
+
+impl Bench<'_> {
+    /// A hash of everything that an outcome depends on.
+    fn key(&self, variant: &Variant) -> Result<String> {
+        let parts = json!([
+            env!("CARGO_PKG_VERSION"),
+            self.loaded.base_sha256,
+            self.job.concept,
+            self.job.seed,
+            variant.settings,
+            self.evidence.describe()
+        ]);
+        let hash = Sha256::digest(parts.to_string());
+        Ok(hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    fn run(
+        &self,
+        key: String,
+        variant: &Variant,
+        before: &mut Option<Verification>,
+        data: &mut HashMap<String, Data>,
+        display: &mut Display,
+    ) -> Result<Outcome> {
+        check_interrupted()?;
+        let (job, settings, model) = (self.job, &variant.settings, &self.loaded.model);
+        let made_from = serde_json::to_string(&settings.data).unwrap_or_default();
+        let data = match data.entry(made_from) {
+            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::hash_map::Entry::Vacant(new) => {
+                new.insert(Data::sample(model, &job.concept, settings, job.seed, display)?)
+            }
+        };
+        let nowhere = std::path::Path::new("");
+        if before.is_none() {
+            *before = Some(self.evidence.look(model, "before", nowhere, display)?);
+        }
+        let began = Instant::now();
+        let outcome = erase::scissorhands(model, &job.concept, data, settings, job.seed, display)?;
+        let seconds = began.elapsed().as_secs_f64();
+        // counted on the weights as they would be written
+        let parent = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
+        let folder = OutputFolder::create(&parent.path().join("model"), false)?;
+        save_model(self.files, self.loaded, &outcome.changed, folder.path(), &Default::default())?;
+        let written = load_model(&ModelFiles::Folder(folder.path().to_path_buf()))?;
+        let after = self.evidence.look(&written.model, "after", nowhere, display)?;
+        let counts = Comparison::new(before.as_ref().unwrap_or(&after), &after);
+        let losses = &outcome.losses;
+        let last = &losses[losses.len() - losses.len().div_ceil(10)..];
+        Ok(Outcome {
+            key,
+            variant: variant.name.clone(),
+            concept: job.concept.name.clone(),
+            seed: job.seed,
+            counts,
+            projected: losses.iter().filter(|step| step.projected).count() as f64 / losses.len().max(1) as f64,
+            retain_loss: last.iter().map(|step| f64::from(step.retain)).sum::<f64>() / last.len().max(1) as f64,
+            seconds,
+        })
+    }
+}
