@@ -4,6 +4,7 @@
 
 pub mod adam;
 pub mod batch;
+pub mod context;
 pub mod data;
 pub mod gradient;
 pub mod loss;
@@ -148,6 +149,7 @@ pub fn scissorhands(
 
     let mut params = trimmed.frozen_copy()?;
     params.make_trainable(&scopes.train)?;
+    let context = context::KeptContext::new(base, &scopes.train, &model.embed(&concept.retain)?)?;
     let repair = Repair {
         config: &model.unet_config,
         params: &params,
@@ -156,6 +158,7 @@ pub fn scissorhands(
         data,
         embeddings: &embeddings,
         settings,
+        context: &context,
         project: &scopes.project,
     };
     let losses = repair.run(&mut stream(3), progress)?;

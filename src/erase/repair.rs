@@ -2,6 +2,7 @@
 
 use super::adam::Adam;
 use super::batch::{Batch, Loader};
+use super::context::KeptContext;
 use super::data::Data;
 use super::gradient;
 use super::loss::{denoising, mse};
@@ -22,6 +23,8 @@ pub struct StepRecord {
     pub retain: f32,
     /// The forget term, before its weight (and sign).
     pub forget: f32,
+    /// The context term, before its weight.
+    pub context: f32,
     /// Whether the step violated a memory and was projected.
     pub projected: bool,
     /// The largest multiplier of a memory.
@@ -56,6 +59,8 @@ pub struct Repair<'a> {
     pub embeddings: &'a Embeddings,
     /// Settings.
     pub settings: &'a Settings,
+    /// Keys and values that are to stay.
+    pub context: &'a KeptContext,
     /// Names over which the gradients are projected.
     pub project: &'a [String],
 }
@@ -81,6 +86,9 @@ impl Repair<'_> {
             let f = forget.next_mixed(noise, Some(&self.data.retain), s.mixed)?;
             let r = retain.next(noise)?;
             let (mut gradients, mut record) = self.gradients(&student, &base, &current, &f, &r)?;
+            if s.context > 0.0 {
+                record.context = self.context.add_gradient(self.params, s.context, &mut gradients)?;
+            }
             if !memories.is_empty() {
                 let p = &s.projection;
                 let eps = if p.relative_eps { p.eps * mean_square(&memories, self.project)? } else { p.eps };

@@ -163,6 +163,9 @@ pub struct Settings {
     /// The fraction of retain rows whose prompt is empty: guidance subtracts the unconditional prediction several times, so
     /// that must not drift either.
     pub unconditional: f64,
+    /// Weight of the context term: the relative squared change of the cross-attention's keys and values for all retain
+    /// prompts (see [`super::context`]).
+    pub context: f64,
     /// The fraction of forget rows whose latent is a retain latent: there the erased model finds itself as soon as it no
     /// longer draws the concept.
     pub mixed: f64,
@@ -238,6 +241,7 @@ impl Settings {
             timesteps: Timesteps::Late,
             weighted: true,
             unconditional: 0.25,
+            context: 0.0,
             mixed: 0.0,
             projection: Projection { memories: 1, every: 50, batches: 2, margin: 0.0, eps: 1e-6, relative_eps: true },
             data: DataSettings {
@@ -260,6 +264,7 @@ impl Settings {
             timesteps: Timesteps::Uniform,
             weighted: false,
             unconditional: 0.0,
+            context: 0.0,
             mixed: 0.0,
             lambda: 0.1,
             retain_target: RetainTarget::Noise,
@@ -297,6 +302,7 @@ impl Settings {
             timesteps: Timesteps::Uniform,
             weighted: false,
             unconditional: 0.0,
+            context: 0.0,
             mixed: 0.0,
             projection: Projection { memories: 0, every: 0, batches: 1, margin: 0.5, eps: 1e-3, relative_eps: false },
             data: DataSettings {
@@ -337,6 +343,9 @@ impl Settings {
         positive("--learning-rate", self.learning_rate)?;
         if !(self.lambda >= 0.0 && self.lambda.is_finite()) {
             return wrong(format!("--lambda {} must not be negative", self.lambda));
+        }
+        if !(self.context >= 0.0 && self.context.is_finite()) {
+            return wrong(format!("--context {} must not be negative", self.context));
         }
         if !(self.projection.margin >= 0.0 && self.projection.margin.is_finite()) {
             return wrong(format!("--margin {} must not be negative", self.projection.margin));

@@ -7,6 +7,7 @@
 //! stays in registers over all channels and taps of a block; its sums are in one order whatever the number of threads.
 
 use super::Geometry;
+use super::kernel::Kernel;
 use crate::nn::kernels::parallel::{SharedMut, chunks, tasks, unwritten, zeros};
 
 /// Output channels of a tile.
@@ -32,35 +33,17 @@ pub(super) fn available() -> bool {
     }
 }
 
-/// Where the weights of `(output, input, tap)` lie in the checkpoint's kernel.
-#[derive(Clone, Copy)]
-pub(super) enum Kernel<'a> {
-    /// `(out, in, 3, 3)` as it is.
-    Forward(&'a [f32]),
-    /// For the input gradient: flipped, and `(in, out)` swapped. Inputs and outputs are those of the gradient.
-    Backward(&'a [f32]),
-}
-
-impl Kernel<'_> {
-    fn at(&self, g: &Geometry, output: usize, input: usize, tap: usize) -> f32 {
-        match self {
-            Self::Forward(w) => w[(output * g.inputs + input) * 9 + tap],
-            Self::Backward(w) => w[(input * g.outputs + output) * 9 + 8 - tap],
-        }
-    }
-
-    /// `(out / 8, in, 9, 8)`; outputs past the last are zero.
-    fn pack(&self, g: &Geometry) -> Vec<f32> {
-        let mut packed = vec![0.0; g.outputs.div_ceil(TILE) * g.inputs * 9 * TILE];
-        chunks(&mut packed, g.inputs * 9 * TILE, |tile, packed| {
-            for (i, eight) in packed.chunks_exact_mut(TILE).enumerate() {
-                for (m, value) in eight.iter_mut().enumerate().take(g.outputs - (tile * TILE).min(g.outputs)) {
-                    *value = self.at(g, tile * TILE + m, i / 9, i % 9);
-                }
+/// The kernel in tiles: `(out / 8, in, 9, 8)`; outputs past the last are zero.
+fn pack(g: &Geometry, kernel: Kernel<'_>) -> Vec<f32> {
+    let mut packed = vec![0.0; g.outputs.div_ceil(TILE) * g.inputs * 9 * TILE];
+    chunks(&mut packed, g.inputs * 9 * TILE, |tile, packed| {
+        for (i, eight) in packed.chunks_exact_mut(TILE).enumerate() {
+            for (m, value) in eight.iter_mut().enumerate().take(g.outputs - (tile * TILE).min(g.outputs)) {
+                *value = kernel.at(g, tile * TILE + m, i / 9, i % 9);
             }
-        });
-        packed
-    }
+        }
+    });
+    packed
 }
 
 /// The flat padded copy of some samples.
@@ -104,7 +87,7 @@ impl Flat {
 pub(super) fn convolve(g: &Geometry, x: &[f32], kernel: Kernel<'_>, bias: Option<&[f32]>, y: &mut [f32]) {
     let flat = Flat::new(g);
     let groups = g.batch.div_ceil(flat.group);
-    let packed = kernel.pack(g);
+    let packed = pack(g, kernel);
     let pixels = g.height * g.width;
     let fill = |group: usize, copy: &mut [f32]| {
         for s in 0..flat.group.min(g.batch - group * flat.group) {

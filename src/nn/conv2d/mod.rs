@@ -2,17 +2,25 @@
 //!
 //! With `X` the columns of [`columns`] (`(in k k, H' W')` of one sample) and `W` as `(out, in k k)`:
 //! `y = W X + b`, `dW = sum over samples of dy X^T`, `db = sum of dy`, and `dX = W^T dy`, folded back onto the input.
-//! A 3x3 convolution of stride 1 and padding 1 goes through [`direct`] instead; its input gradient is the same
-//! convolution of `dy` with the kernel flipped and its channels swapped.
+//! A 3x3 convolution of stride 1 and padding 1 goes through [`direct`] or [`winograd`] instead; its input gradient is the
+//! same convolution of `dy` with the kernel flipped and its channels swapped.
 
 mod columns;
 mod direct;
+mod kernel;
+mod winograd;
 
 use super::kernels::parallel::unwritten;
 use super::kernels::storage::{cpu, fused, slice};
 use super::params::ParamPath;
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use kernel::Kernel;
+use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
+
+/// A constant kernel of up to so many weights keeps its points (16 times its nine weights' memory, in both directions).
+const KEPT: usize = 1 << 16;
 
 /// A convolution with the checkpoint's `weight` `(out, in, k, k)` and `bias` `(out)`.
 #[derive(Clone)]
@@ -21,6 +29,15 @@ pub struct Conv2d {
     bias: Option<Tensor>,
     stride: usize,
     padding: usize,
+    /// The points of a constant kernel.
+    points: Option<Arc<Points>>,
+}
+
+/// A 3x3 kernel's points (see [`winograd`]), made when first asked for.
+#[derive(Debug, Default)]
+struct Points {
+    forward: OnceLock<Vec<f32>>,
+    backward: OnceLock<Vec<f32>>,
 }
 
 impl Conv2d {
@@ -46,12 +63,14 @@ impl Conv2d {
         padding: usize,
         path: ParamPath<'_>,
     ) -> Result<Self> {
-        Ok(Self { weight: path.get(&[outputs, inputs, kernel, kernel], "weight")?, bias: None, stride, padding })
+        let points = (path.is_constant("weight") && inputs * outputs <= KEPT).then(Arc::default);
+        let weight = path.get(&[outputs, inputs, kernel, kernel], "weight")?;
+        Ok(Self { weight, bias: None, stride, padding, points })
     }
 
     /// Shape: `(B, in, H, W)` -> `(B, out, H', W')`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        conv2d(x, &self.weight, self.bias.as_ref(), self.stride, self.padding)
+        convolve(x, &self.weight, self.bias.as_ref(), self.stride, self.padding, self.points.clone())
     }
 }
 
@@ -60,10 +79,22 @@ impl Conv2d {
 /// # Shape
 /// `x` `(B, in, H, W)`, `weight` `(out, in, k, k)`, `bias` `(out)` -> `(B, out, (H+2p-k)/s+1, (W+2p-k)/s+1)`.
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
+    convolve(x, weight, bias, stride, padding, None)
+}
+
+fn convolve(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    stride: usize,
+    padding: usize,
+    points: Option<Arc<Points>>,
+) -> Result<Tensor> {
     let operands: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
-    let Some(op) = Geometry::new(x, weight, bias, stride, padding).filter(|_| fused(&operands)) else {
+    let Some(geometry) = Geometry::new(x, weight, bias, stride, padding).filter(|_| fused(&operands)) else {
         return reference(x, weight, bias, stride, padding);
     };
+    let op = Convolution { geometry, way: Way::of(&geometry), points };
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     Ok(match bias {
         Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, op)?,
@@ -138,19 +169,60 @@ impl Geometry {
     fn taps(&self) -> usize {
         self.inputs * self.kernel * self.kernel
     }
+}
 
-    fn is_direct(&self) -> bool {
-        self.kernel == 3 && self.stride == 1 && self.padding == 1 && direct::available()
+/// How a convolution is computed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Way {
+    Direct,
+    Winograd,
+    Columns,
+}
+
+impl Way {
+    /// The fastest on this machine; depends on the sizes alone.
+    fn of(g: &Geometry) -> Self {
+        if (g.kernel, g.stride, g.padding) != (3, 1, 1) {
+            Self::Columns
+        } else if direct::available() {
+            Self::Direct
+        } else if winograd::fits(g) {
+            Self::Winograd
+        } else {
+            Self::Columns
+        }
+    }
+}
+
+/// The op: `y` and the gradients of tracked operands.
+struct Convolution {
+    geometry: Geometry,
+    way: Way,
+    points: Option<Arc<Points>>,
+}
+
+impl Convolution {
+    fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> (CpuStorage, Shape) {
+        let g = &self.geometry;
+        let mut y = unwritten(g.batch * g.outputs * g.out_pixels());
+        match self.way {
+            Way::Direct => direct::convolve(g, x, Kernel::Forward(weight), bias, &mut y),
+            Way::Winograd => winograd::convolve(g, x, &self.points(g, Kernel::Forward(weight)), bias, &mut y),
+            Way::Columns => columns::forward(g, x, weight, bias, &mut y),
+        }
+        (CpuStorage::F32(y), Shape::from((g.batch, g.outputs, g.out_height(), g.out_width())))
     }
 
-    fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> (CpuStorage, Shape) {
-        let mut y = unwritten(self.batch * self.outputs * self.out_pixels());
-        if self.is_direct() {
-            direct::convolve(self, x, direct::Kernel::Forward(weight), bias, &mut y);
-        } else {
-            columns::forward(self, x, weight, bias, &mut y);
-        }
-        (CpuStorage::F32(y), Shape::from((self.batch, self.outputs, self.out_height(), self.out_width())))
+    /// The kernel's points, kept where the kernel is constant.
+    fn points(&self, g: &Geometry, kernel: Kernel<'_>) -> Cow<'_, [f32]> {
+        let Some(points) = &self.points else {
+            return Cow::Owned(winograd::transform_kernel(g, kernel));
+        };
+        let place = match kernel {
+            Kernel::Forward(_) => &points.forward,
+            Kernel::Backward(_) => &points.backward,
+        };
+        Cow::Borrowed(place.get_or_init(|| winograd::transform_kernel(g, kernel)))
     }
 
     fn backward(
@@ -159,29 +231,30 @@ impl Geometry {
         weight: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let g = &self.geometry;
         let ((sx, lx), (sw, lw), (sd, ld)) =
             (x.storage_and_layout(), weight.storage_and_layout(), dy.storage_and_layout());
         let (values, w, dy) = (slice(&sx, lx)?, slice(&sw, lw)?, slice(&sd, ld)?);
         let dx = x.track_op().then(|| {
             let mut dx = unwritten(values.len());
-            if self.is_direct() {
-                let swapped = Self { inputs: self.outputs, outputs: self.inputs, ..*self };
-                direct::convolve(&swapped, dy, direct::Kernel::Backward(w), None, &mut dx);
-            } else {
-                columns::input_gradient(self, dy, w, &mut dx);
+            let (swapped, kernel) = (Geometry { inputs: g.outputs, outputs: g.inputs, ..*g }, Kernel::Backward(w));
+            match self.way {
+                Way::Direct => direct::convolve(&swapped, dy, kernel, None, &mut dx),
+                Way::Winograd => winograd::convolve(&swapped, dy, &self.points(&swapped, kernel), None, &mut dx),
+                Way::Columns => columns::input_gradient(g, dy, w, &mut dx),
             }
             Tensor::from_vec(dx, x.shape(), x.device())
         });
         let dw = weight.track_op().then(|| {
             let mut dw = vec![0.0; w.len()];
-            columns::weight_gradient(self, values, dy, &mut dw);
+            columns::weight_gradient(g, values, dy, &mut dw);
             Tensor::from_vec(dw, weight.shape(), weight.device())
         });
         Ok((dx.transpose()?, dw.transpose()?))
     }
 }
 
-impl CustomOp2 for Geometry {
+impl CustomOp2 for Convolution {
     fn name(&self) -> &'static str {
         "conv2d"
     }
@@ -207,7 +280,7 @@ impl CustomOp2 for Geometry {
     }
 }
 
-impl CustomOp3 for Geometry {
+impl CustomOp3 for Convolution {
     fn name(&self) -> &'static str {
         "conv2d"
     }
@@ -272,6 +345,9 @@ mod tests {
         check(1, 16, 16, [16, 16], 3, 1, 1); // as many channels as rows and columns
         check(2, 20, 24, [9, 33], 3, 1, 1);
         check(1, 130, 10, [6, 50], 3, 1, 1); // more channels than one block
+        check(1, 130, 70, [6, 50], 3, 1, 1);
+        check(9, 33, 17, [5, 11], 3, 1, 1); // tiles that reach past the map
+        check(2, 16, 40, [50, 61], 3, 1, 1); // more tiles than one task
     }
 
     #[test]
