@@ -1,17 +1,26 @@
 //! The one error type: what went wrong, in which file or tensor, and what to do about it.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Everything that can go wrong, worded for the person at the terminal.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or folder could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {source}{}", hint(.source))]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// There is no room for a file.
+    #[error("{path}: disk full, free {} or choose another --output (for a cached file, another --cache)", size(*.needed))]
+    DiskFull {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes, or 0 where that is not known.
+        needed: u64,
     },
     /// A file was read but its content is wrong.
     #[error("{path}: {what}")]
@@ -45,7 +54,20 @@ impl Error {
     /// A function for `map_err` that says which file an I/O error is about.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
-        move |source| Self::Io { path, source }
+        move |source| Self::of_io(path, source, 0)
+    }
+
+    /// As [`Error::io`], for a file of `bytes` that could not be written.
+    pub fn write(path: impl AsRef<Path>, bytes: usize) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::of_io(path, source, bytes as u64)
+    }
+
+    fn of_io(path: PathBuf, source: std::io::Error, needed: u64) -> Self {
+        match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::DiskFull { path, needed },
+            _ => Self::Io { path, source },
+        }
     }
 
     /// A file whose content is wrong.
@@ -56,5 +78,43 @@ impl Error {
     /// A setting that makes no sense.
     pub fn usage(what: impl std::fmt::Display) -> Self {
         Self::Usage(what.to_string())
+    }
+}
+
+/// What to do about an I/O error, where that is not plain from the error.
+fn hint(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        ErrorKind::PermissionDenied => "; check who may read and write there, or choose another place",
+        ErrorKind::ReadOnlyFilesystem => "; choose a place that can be written",
+        ErrorKind::NotADirectory => "; a part of this path is a file, choose another",
+        _ => "",
+    }
+}
+
+/// Bytes in words: `at least 1.5 MiB`.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0 => "some space".into(),
+        1..1024 => format!("at least {bytes} bytes"),
+        1024..1_048_576 => format!("at least {} KiB", bytes.div_ceil(1024)),
+        _ => format!("at least {:.1} MiB", bytes as f64 / 1_048_576.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_said_with_file_and_size() {
+        let full = || std::io::Error::from(ErrorKind::StorageFull);
+        let message = Error::write("out/unet", 3 << 20)(full()).to_string();
+        assert!(
+            message.starts_with("out/unet: disk full, free at least 3.0 MiB or choose another --output"),
+            "{message}"
+        );
+        assert!(Error::io("out")(full()).to_string().contains("free some space"));
+        let quota = std::io::Error::from(ErrorKind::QuotaExceeded);
+        assert!(Error::write("a", 1500)(quota).to_string().contains("at least 2 KiB"));
     }
 }

@@ -1,7 +1,8 @@
 //! The command `erase-concept`: parse, dispatch, exit code.
 
 use erase_concept::cli::{ExitCode, Request};
-use erase_concept::progress;
+use erase_concept::{checkpoint, progress};
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Networks allocate and free large tensors all the time; the system's allocator gives each back to the kernel, and the
@@ -31,7 +32,7 @@ fn main() -> std::process::ExitCode {
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     }
     if let Err(error) = ctrlc::set_handler(on_interrupt) {
-        eprintln!("warning: Ctrl-C will not stop cleanly: {error}");
+        say(&format!("warning: Ctrl-C will not stop cleanly: {error}"));
     }
     let worker = std::thread::Builder::new().name("job".into()).stack_size(STACK).spawn(|| request.run());
     match worker.map(std::thread::JoinHandle::join) {
@@ -39,18 +40,25 @@ fn main() -> std::process::ExitCode {
         // The panic's message was printed by the panic hook.
         Ok(Err(_)) => ExitCode::CouldNotRun.into(),
         Err(error) => {
-            eprintln!("error: cannot start a thread with {} MiB of stack: {error}", STACK >> 20);
+            say(&format!("error: cannot start a thread with {} MiB of stack: {error}", STACK >> 20));
             ExitCode::CouldNotRun.into()
         }
     }
 }
 
-/// The first signal asks the work to stop at its next step, the second ends the process.
+/// The first signal (Ctrl-C, SIGTERM, SIGHUP) asks the work to stop at its next step; the second removes what is temporary
+/// and ends the process.
 fn on_interrupt() {
     static ASKED: AtomicBool = AtomicBool::new(false);
     if ASKED.swap(true, Ordering::SeqCst) {
+        checkpoint::abandon();
         std::process::exit(i32::from(ExitCode::Interrupted.code()));
     }
-    eprintln!("\nstopping after this step; Ctrl-C again to stop at once");
     progress::interrupt();
+    say("\nstopping after this step; Ctrl-C again to stop at once");
+}
+
+/// A line on stderr; a closed stderr is nobody's problem.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

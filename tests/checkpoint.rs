@@ -225,7 +225,7 @@ fn each_malformed_file_is_named_with_what_it_is() {
     let cases: [(&[u8], &str); 11] = [
         (b"", "the file is empty; download it again"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "run `git lfs pull`"),
-        (b"\n<!DOCTYPE html><html>Sign in</html>", "an HTML page instead of weights"),
+        (b"\n<!DOCTYPE html><html>Sign in</html>", "an HTML page instead of the file"),
         (b"PK\x03\x04 a zip of pickles", "a PyTorch pickle"),
         (b"abc", "truncated: 3 bytes"),
         (&good[..100], "truncated: the header should have"),

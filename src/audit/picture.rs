@@ -48,6 +48,13 @@ impl fmt::Display for Infotext<'_> {
 pub fn to_images(x: &Tensor) -> Result<Vec<RgbImage>> {
     let (_, _, height, width) = x.dims4()?;
     let values: Vec<f32> = x.permute((0, 2, 3, 1))?.contiguous()?.flatten_all()?.to_vec1()?;
+    if !values.iter().all(|value| value.is_finite()) {
+        return Err(Error::Numeric(
+            "a picture has a value that is NaN or infinite: the VAE's config may not fit its weights; download the model \
+             again"
+                .into(),
+        ));
+    }
     let byte = |x: &f32| ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
     let image = |pixels: &[f32]| {
         let image = RgbImage::from_raw(width as u32, height as u32, pixels.iter().map(byte).collect());

@@ -1,6 +1,7 @@
 //! Results of a grid, one line each in a file that a run appends to and a later run goes on with.
 
 use crate::audit::Comparison;
+use crate::checkpoint::write_file_atomic;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -44,7 +45,7 @@ impl Results {
         };
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         if whole < text.len() {
-            std::fs::write(path, &text[..whole]).map_err(Error::io(path))?;
+            write_file_atomic(path, &text.as_bytes()[..whole])?;
         }
         let mut outcomes = Vec::new();
         for (i, line) in text[..whole].lines().enumerate() {
@@ -65,7 +66,7 @@ impl Results {
         line.push('\n');
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&self.path);
         file.and_then(|mut file| file.write_all(line.as_bytes()).and_then(|()| file.sync_data()))
-            .map_err(Error::io(&self.path))?;
+            .map_err(Error::write(&self.path, line.len()))?;
         self.outcomes.push(outcome);
         Ok(())
     }

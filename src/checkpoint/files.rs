@@ -1,7 +1,7 @@
 //! The files of one model, wherever they are: a diffusers folder, or bytes embedded in the program.
 
 use super::UNET_WEIGHTS;
-use super::malformed::is_lfs_pointer;
+use super::malformed::{is_lfs_pointer, not_text};
 use super::weights::WeightFiles;
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -59,8 +59,12 @@ impl ModelFiles {
                     Err(e) if is_absent(&e) => return Ok(None),
                     Err(e) => return Err(Error::Io { path, source: e }),
                 };
-                if is_lfs_pointer(&bytes) {
-                    return Err(Error::file(path, super::malformed::LFS_POINTER));
+                let wrong = match is_text(rel) {
+                    true => not_text(&bytes),
+                    false => is_lfs_pointer(&bytes).then_some(super::malformed::LFS_POINTER),
+                };
+                if let Some(what) = wrong.filter(|_| !is_top_level(rel) || rel == "model_index.json") {
+                    return Err(Error::file(path, what));
                 }
                 Ok(Some(Cow::Owned(bytes)))
             }

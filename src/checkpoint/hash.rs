@@ -1,6 +1,7 @@
 //! SHA-256 of files and of whole models.
 
 use super::files::ModelFiles;
+use crate::progress::check_interrupted;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -18,6 +19,7 @@ pub fn sha256_file(path: impl AsRef<Path>) -> Result<String> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
+        check_interrupted()?;
         match std::io::Read::read(&mut file, &mut buffer).map_err(Error::io(path))? {
             0 => return Ok(hex(&hasher.finalize())),
             n => hasher.update(&buffer[..n]),

@@ -1,12 +1,13 @@
 //! A whole model: configs and weights to the networks, checked against each other.
 
 use super::files::ModelFiles;
-use super::hash::base_sha256;
+use super::hash::{base_sha256, sha256_hex};
 use super::read::{Component, load_tensors};
 use super::{UNET_WEIGHTS, save_edited};
 use crate::diffusion::SchedulerConfig;
 use crate::nn::ParamStore;
-use crate::sd::{StableDiffusion, TextEncoder, Tokenizer, Unet, UnetConfig, Vae};
+use crate::progress::check_interrupted;
+use crate::sd::{Classifier, StableDiffusion, TextEncoder, Tokenizer, Unet, UnetConfig, Vae};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use safetensors::Dtype;
@@ -17,6 +18,9 @@ use std::path::Path;
 
 /// Pipelines that consist of one text encoder, a UNet and a VAE, as this program has them.
 const PIPELINES: [&str; 2] = ["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"];
+
+/// What to do about a config that makes no sense.
+const REMEDY: &str = "correct it, or download the file again";
 
 /// A model ready for use, and what saving it needs.
 pub struct LoadedModel {
@@ -50,24 +54,26 @@ pub fn load_model(files: &ModelFiles) -> Result<LoadedModel> {
     })
     .map_err(in_file("tokenizer"))?;
     check_widths(files)?;
+    check_interrupted()?;
 
     let unet_config = UnetConfig::from_json(&text("unet/config.json")?).map_err(in_file("unet/config.json"))?;
     let unet = load_tensors(files, UNET_WEIGHTS)?;
     let unet_params = ParamStore::new(unet.tensors);
-    Unet::new(&unet_config, &unet_params).map_err(in_file("unet"))?; // every tensor has its place
+    Unet::new(&unet_config, &unet_params).map_err(in_file("unet/config.json"))?; // every tensor has its place
 
     let (config, params) = load_component(files, "text_encoder", "model.safetensors")?;
     let text_encoder = TextEncoder::new(&config, &params);
     let (config, params) = load_component(files, "vae", "diffusion_pytorch_model.safetensors")?;
     let vae = Vae::new(&config, &params);
-    let text_encoder = text_encoder.map_err(in_file("text_encoder"))?;
+    let text_encoder = text_encoder.map_err(in_file("text_encoder/config.json"))?;
     tokenizer.limit_to(text_encoder.config().max_position_embeddings);
+    check_vocabulary(files, &tokenizer, text_encoder.config().vocab_size)?;
     let model = StableDiffusion {
         tokenizer,
         text_encoder,
         unet_config,
         unet_params,
-        vae: vae.map_err(in_file("vae"))?,
+        vae: vae.map_err(in_file("vae/config.json"))?,
         scheduler,
     };
     Ok(LoadedModel {
@@ -103,14 +109,28 @@ pub fn load_component<T: DeserializeOwned>(files: &ModelFiles, folder: &str, wei
     Ok((json(files, &format!("{folder}/config.json"))?, ParamStore::new(tensors)))
 }
 
+/// The image classifier that lies beside a model, and the SHA-256 of its weights; `None` if there is none.
+///
+/// # Errors
+/// As [`load_model`], for the classifier's files.
+pub fn load_classifier(files: &ModelFiles) -> Result<Option<(Classifier, String)>> {
+    let weights = "classifier/model.safetensors";
+    let Some(bytes) = files.try_read(weights)? else { return Ok(None) };
+    let (config, params) = load_component(files, "classifier", "model.safetensors")?;
+    let classifier = Classifier::new(&config, &params).map_err(|e| name_file(files, "classifier/config.json", e))?;
+    Ok(Some((classifier, sha256_hex(&bytes))))
+}
+
 fn json<T: DeserializeOwned>(files: &ModelFiles, rel: &str) -> Result<T> {
-    serde_json::from_slice(&files.read(rel)?).map_err(|e| Error::file(files.describe(rel), e))
+    let wrong = |e: serde_json::Error| Error::file(files.describe(rel), format!("{e}; {REMEDY}"));
+    serde_json::from_slice(&files.read(rel)?).map_err(wrong)
 }
 
 /// Says which file a complaint about settings or weights is about.
 fn name_file(files: &ModelFiles, rel: &str, e: Error) -> Error {
     match e {
-        Error::Usage(what) | Error::Weights(what) => Error::file(files.describe(rel), what),
+        Error::Usage(what) => Error::file(files.describe(rel), format!("{what}; {REMEDY}")),
+        Error::Weights(what) => Error::file(files.describe(rel), what),
         other => other,
     }
 }
@@ -129,6 +149,13 @@ fn check_pipeline(files: &ModelFiles) -> Result<()> {
 /// What the configs say about each other's tensors.
 fn check_widths(files: &ModelFiles) -> Result<()> {
     let unet: Value = json(files, "unet/config.json")?;
+    let channels = |key: &str| unet.get(key).and_then(Value::as_u64);
+    if let (Some(a), Some(b)) = (channels("in_channels"), channels("out_channels"))
+        && a != b
+    {
+        let what = format!("in_channels is {a}, but out_channels is {b}; only plain text-to-image models are edited");
+        return Err(Error::file(files.describe("unet/config.json"), what));
+    }
     for (ours, other, theirs) in [
         ("cross_attention_dim", "text_encoder/config.json", "hidden_size"),
         ("in_channels", "vae/config.json", "latent_channels"),
@@ -142,4 +169,18 @@ fn check_widths(files: &ModelFiles) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Every token must have a row in the text encoder's table.
+fn check_vocabulary(files: &ModelFiles, tokenizer: &Tokenizer, rows: usize) -> Result<()> {
+    match tokenizer.largest_id() as usize {
+        id if id < rows => Ok(()),
+        id => {
+            let what = format!(
+                "has a token of id {id}, but vocab_size in text_encoder/config.json is {rows}; tokenizer and text encoder do \
+                 not belong together, download both again"
+            );
+            Err(Error::file(files.describe("tokenizer"), what))
+        }
+    }
 }

@@ -5,6 +5,24 @@ use safetensors::{SafeTensorError, SafeTensors};
 pub(super) const LFS_POINTER: &str = "a Git-LFS pointer stands in place of the file; run `git lfs pull` in the model's \
                                       folder, or download the file itself";
 
+const HTML: &str = "an HTML page instead of the file; the download was answered by a web page (a login or an error?), \
+                    download the file itself";
+
+/// What stands in the place of a text file (a config, a vocabulary), if it is certainly something else.
+pub(super) fn not_text(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [] => Some("the file is empty; download it again"),
+        bytes if is_lfs_pointer(bytes) => Some(LFS_POINTER),
+        bytes if is_html(bytes) => Some(HTML),
+        _ => None,
+    }
+}
+
+fn is_html(bytes: &[u8]) -> bool {
+    let start = bytes[..bytes.len().min(256)].trim_ascii_start().to_ascii_lowercase();
+    ["<!doctype", "<html", "<?xml"].iter().any(|sign| start.starts_with(sign.as_bytes()))
+}
+
 /// Whether these bytes are what Git leaves where LFS should have put a file.
 pub(super) fn is_lfs_pointer(bytes: &[u8]) -> bool {
     bytes.starts_with(b"version https://git-lfs")
@@ -20,17 +38,12 @@ pub(super) fn parse(bytes: &[u8]) -> Result<SafeTensors<'_>, String> {
 
 /// What a file is that is certainly no safetensors file.
 fn not_weights(bytes: &[u8]) -> Option<String> {
-    let start = bytes[..bytes.len().min(256)].trim_ascii_start().to_ascii_lowercase();
     if bytes.is_empty() {
         Some("the file is empty; download it again".into())
     } else if is_lfs_pointer(bytes) {
         Some(LFS_POINTER.into())
-    } else if start.starts_with(b"<!doctype") || start.starts_with(b"<html") || start.starts_with(b"<?xml") {
-        Some(
-            "an HTML page instead of weights; the download was answered by a web page (a login or an error?), download \
-             the file itself"
-                .into(),
-        )
+    } else if is_html(bytes) {
+        Some(HTML.into())
     } else if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02") {
         Some("a PyTorch pickle, not safetensors; convert it with save_pretrained(..., safe_serialization=True)".into())
     } else if bytes.len() < 8 {

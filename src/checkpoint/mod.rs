@@ -9,17 +9,19 @@ mod malformed;
 mod output_folder;
 mod read;
 mod save;
+mod temporary;
 mod weights;
 mod write;
 
 pub use files::{Inventory, ModelFiles};
 pub use hash::{base_sha256, sha256_file, sha256_hex};
-pub use load::{LoadedModel, load_component, load_model, save_model};
+pub use load::{LoadedModel, load_classifier, load_component, load_model, save_model};
 pub use output_folder::OutputFolder;
 pub use read::{Component, load_tensors};
 pub use save::save_edited;
+pub use temporary::{abandon, sweep_files};
 pub use weights::WeightFiles;
-pub use write::{write_file_atomic, write_safetensors};
+pub use write::{write_file, write_file_atomic, write_safetensors};
 
 /// The canonical name of a UNet's weights in a diffusers folder; variants and shards are found from it.
 pub const UNET_WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";

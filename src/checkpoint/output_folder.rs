@@ -1,24 +1,43 @@
 //! A folder that appears whole or not at all.
 
+use super::temporary::{Temporary, is_alive};
 use super::write::sync_folder;
+use crate::progress::check_interrupted;
 use crate::{Error, Result};
-use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-
-/// Temporary folders that this process is writing: one with our pid and not among them was left by a dead process that
-/// had the same pid (in a container that is likely).
-static LIVE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// A result being written: a hidden folder beside the target, renamed to it by [`OutputFolder::commit`].
 ///
-/// Dropped without a commit, it is removed. What a killed process left is removed by the next `create` of the same target.
+/// Dropped without a commit, it is removed, and so are the parents that were made for it. What a killed process left is
+/// removed by the next `create` of the same target.
 #[derive(Debug)]
 pub struct OutputFolder {
     target: PathBuf,
-    temporary: PathBuf,
+    // before `parents`, as fields are dropped in this order
+    temporary: Temporary,
     overwrite: bool,
+    parents: Parents,
+}
+
+/// Folders that were made for a result, deepest first; removed on drop unless something is in them.
+#[derive(Debug, Default)]
+struct Parents(Vec<PathBuf>);
+
+impl Parents {
+    fn create(parent: &Path) -> Result<Self> {
+        let absent = parent.ancestors().take_while(|folder| fs::symlink_metadata(folder).is_err());
+        let made = Self(absent.map(Path::to_path_buf).collect());
+        fs::create_dir_all(parent).map_err(|e| unwritable(parent, e))?;
+        Ok(made)
+    }
+}
+
+impl Drop for Parents {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|folder| drop(fs::remove_dir(folder))); // those that are not there or not empty stay
+    }
 }
 
 impl OutputFolder {
@@ -33,61 +52,83 @@ impl OutputFolder {
             (Some(parent), Some(name)) if !target.ends_with("..") => (parent, name),
             _ => return Err(Error::file(target, "not a name for a new folder; choose another")),
         };
-        fs::create_dir_all(parent).map_err(|e| unwritable(parent, &e))?;
+        let mut parents = Parents::create(parent)?;
         sweep(parent, name)?;
         check_target(&target, overwrite)?;
         let temporary = parent.join(format!(".{name}.partial-{}", std::process::id()));
-        if !live(|live| live.insert(temporary.clone())) {
+        let Some(temporary) = Temporary::register(temporary) else {
             return Err(Error::file(target, "is already being written by this process"));
-        }
-        let folder = Self { target: target.clone(), temporary, overwrite };
-        fs::create_dir(&folder.temporary).map_err(|e| unwritable(parent, &e))?;
-        Ok(folder)
+        };
+        let made = match fs::create_dir(temporary.path()) {
+            // another process made the parent, failed, and removed it just now
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                parents.0.extend(std::mem::take(&mut Parents::create(parent)?.0));
+                fs::create_dir(temporary.path())
+            }
+            made => made,
+        };
+        made.map_err(|e| unwritable(parent, e))?;
+        Ok(Self { target: target.clone(), temporary, overwrite, parents })
     }
 
     /// The folder to write into.
     pub fn path(&self) -> &Path {
-        &self.temporary
+        self.temporary.path()
     }
 
     /// Makes everything durable and moves it to the target; an old folder there is deleted last.
     ///
     /// # Errors
-    /// If something cannot be synced or moved; then the target is as it was before (and the new files are removed).
-    pub fn commit(self) -> Result<()> {
-        sync_tree(&self.temporary)?;
+    /// If something cannot be synced or moved, or the user interrupts; then the target is as it was before (and the new
+    /// files are removed).
+    pub fn commit(mut self) -> Result<()> {
+        sync_tree(self.path())?;
         check_target(&self.target, self.overwrite)?;
         let parent = self.target.parent().unwrap_or(Path::new("."));
-        if fs::symlink_metadata(&self.target).is_err() || fs::remove_dir(&self.target).is_ok() {
-            fs::rename(&self.temporary, &self.target).map_err(Error::io(&self.target))?; // nothing, or an empty folder
-            return sync_folder(parent);
-        }
-        let name = self.target.file_name().unwrap_or_default().to_string_lossy();
-        let old = parent.join(format!(".{name}.old-{}", std::process::id()));
-        fs::rename(&self.target, &old).map_err(Error::io(&self.target))?;
-        if let Err(source) = fs::rename(&self.temporary, &self.target) {
-            let _ = fs::rename(&old, &self.target); // if this fails too, the next `create` restores it
-            return Err(Error::Io { path: self.target.clone(), source });
-        }
+        check_interrupted()?; // the last chance: from here on the result is there
+        let replaced = self.temporary.moving(|temporary| put_in_place(temporary, &self.target))?;
+        self.parents.0.clear();
         sync_folder(parent)?;
-        fs::remove_dir_all(&old).map_err(|e| {
-            Error::file(&old, format!("the result is complete, but the old folder is left: {e}; delete it by hand"))
-        })
+        if replaced {
+            // the old folder has taken the temporary one's place
+            fs::remove_dir_all(self.path()).map_err(|e| {
+                let what = format!("the result is complete, but the old folder is left: {e}; delete it by hand");
+                Error::file(self.path(), what)
+            })?;
+        }
+        Ok(())
     }
 }
 
-impl Drop for OutputFolder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.temporary); // after a commit there is nothing at this path
-        live(|live| live.remove(&self.temporary));
+/// Moves `temporary` to `target`. If a folder that is not empty stands there, the two change places: says whether.
+fn put_in_place(temporary: &Path, target: &Path) -> Result<bool> {
+    if fs::symlink_metadata(target).is_err() || fs::remove_dir(target).is_ok() {
+        fs::rename(temporary, target).map_err(Error::io(target))?; // nothing, or an empty folder
+        return Ok(false);
     }
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        if renameat_with(CWD, temporary, CWD, target, RenameFlags::EXCHANGE).is_ok() {
+            return Ok(true);
+        }
+    }
+    // a system or file system that cannot exchange: if we are killed in between, the next `create` restores the old one
+    let (parent, name) = (target.parent().unwrap_or(Path::new(".")), target.file_name().unwrap_or_default());
+    let old = parent.join(format!(".{}.old-{}", name.to_string_lossy(), std::process::id()));
+    fs::rename(target, &old).map_err(Error::io(target))?;
+    if let Err(source) = fs::rename(temporary, target) {
+        let _ = fs::rename(&old, target); // if this fails too, the next `create` restores it
+        return Err(Error::io(target)(source));
+    }
+    fs::rename(&old, temporary).map_err(Error::io(&old))?;
+    Ok(true)
 }
 
-fn live<T>(f: impl FnOnce(&mut BTreeSet<PathBuf>) -> T) -> T {
-    f(&mut LIVE.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
-fn unwritable(parent: &Path, e: &std::io::Error) -> Error {
+fn unwritable(parent: &Path, e: std::io::Error) -> Error {
+    if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+        return Error::io(parent)(e);
+    }
     Error::file(parent, format!("cannot create a folder here: {e}; choose another place for the output"))
 }
 
@@ -121,7 +162,7 @@ fn check_target(target: &Path, overwrite: bool) -> Result<()> {
 fn sweep(parent: &Path, name: &str) -> Result<()> {
     let (partial, old) = (format!(".{name}.partial-"), format!(".{name}.old-"));
     let target = parent.join(name);
-    for entry in fs::read_dir(parent).map_err(|e| unwritable(parent, &e))? {
+    for entry in fs::read_dir(parent).map_err(|e| unwritable(parent, e))? {
         let path = entry.map_err(Error::io(parent))?.path();
         let Some(file_name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         let pid = |prefix: &str| file_name.strip_prefix(prefix).and_then(|pid| pid.parse::<u32>().ok());
@@ -141,16 +182,9 @@ fn sweep(parent: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether the process of this number may still be writing `temporary`. Where it cannot be known, it may.
-fn is_alive(pid: u32, temporary: &Path) -> bool {
-    if pid == std::process::id() {
-        return live(|live| live.contains(temporary));
-    }
-    !Path::new("/proc/self").exists() || Path::new(&format!("/proc/{pid}")).exists()
-}
-
 fn sync_tree(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        check_interrupted()?;
         let entry = entry.map_err(Error::io(folder))?;
         let (path, kind) = (entry.path(), entry.file_type().map_err(Error::io(folder))?);
         if kind.is_dir() {

@@ -4,10 +4,12 @@ use super::dtype::{Decoded, decode};
 use super::files::ModelFiles;
 use super::malformed::parse;
 use super::weights::WeightFiles;
+use crate::progress::check_interrupted;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 use std::collections::BTreeMap;
 
 /// The weights of one component.
@@ -35,7 +37,11 @@ pub fn load_tensors(files: &ModelFiles, rel: &str) -> Result<Component> {
         let parsed = parse(&bytes).map_err(|what| Error::file(files.describe(shard), what))?;
         let mut views: Vec<_> = parsed.tensors();
         views.sort_by(|a, b| a.0.cmp(&b.0)); // so that which error comes first does not depend on a hash map
-        let converted: Vec<_> = views.par_iter().map(|(_, view)| decode(view.dtype(), view.data())).collect();
+        let convert = |(_, view): &(String, TensorView<'_>)| -> Result<Decoded> {
+            check_interrupted()?;
+            Ok(decode(view.dtype(), view.data()))
+        };
+        let converted: Vec<_> = views.par_iter().map(convert).collect::<Result<_>>()?;
         for ((name, view), decoded) in views.into_iter().zip(converted) {
             if let Some(other) = holder.insert(name.clone(), shard) {
                 let what = format!("{name} is also in {other}; the shards do not belong together, download them again");

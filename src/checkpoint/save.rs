@@ -5,7 +5,7 @@ use super::dtype::encode;
 use super::files::ModelFiles;
 use super::malformed::parse;
 use super::weights::WeightFiles;
-use super::write::{TensorBytes, write_file_atomic, write_tensors};
+use super::write::{TensorBytes, write_file, write_tensors};
 use crate::progress::check_interrupted;
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -13,6 +13,7 @@ use safetensors::SafeTensors;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 /// Writes a model whose UNet has the `changed` tensors into the existing folder `into`; returns what of the source folder
@@ -49,14 +50,24 @@ pub fn save_edited(
     }
 }
 
+/// Bytes copied between two looks at whether the user interrupts.
+const COPIED: u64 = 64 << 20;
+
 fn copy(files: &ModelFiles, rel: &str, target: &Path) -> Result<()> {
-    match files {
-        ModelFiles::Folder(root) => {
-            let source = root.join(rel);
-            fs::copy(&source, target).map_err(|e| Error::file(&source, format!("cannot copy to {target:?}: {e}")))?;
-            Ok(())
+    let ModelFiles::Folder(root) = files else { return write_file(target, &files.read(rel)?) };
+    let source = root.join(rel);
+    let mut from = fs::File::open(&source).map_err(Error::io(&source))?;
+    let size = from.metadata().map_err(Error::io(&source))?.len();
+    let mut to = fs::File::create(target).map_err(Error::write(target, size as usize))?;
+    loop {
+        check_interrupted()?;
+        let copied = std::io::copy(&mut (&mut from).take(COPIED), &mut to).map_err(|e| match e.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::write(target, size as usize)(e),
+            _ => Error::file(&source, format!("cannot copy to {}: {e}", target.display())),
+        })?;
+        if copied < COPIED {
+            return Ok(());
         }
-        ModelFiles::Embedded { .. } => write_file_atomic(target, &files.read(rel)?),
     }
 }
 

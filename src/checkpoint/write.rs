@@ -2,6 +2,8 @@
 //!
 //! The writer is our own because the crate's puts `__metadata__` in random order and does not sync.
 
+use super::temporary::{Temporary, file_prefix};
+use crate::progress::check_interrupted;
 use crate::{Error, Result};
 use safetensors::Dtype;
 use std::borrow::Cow;
@@ -45,10 +47,14 @@ pub(super) fn write_tensors(
 ) -> Result<()> {
     tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then(a.name.cmp(b.name)));
     let header = header(path, &tensors, metadata)?;
-    atomically(path, |file| {
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(header.as_bytes())?;
-        tensors.iter().try_for_each(|tensor| file.write_all(&tensor.bytes))
+    let size = 8 + header.len() + tensors.iter().map(|tensor| tensor.bytes.len()).sum::<usize>();
+    atomically(path, size, |file| {
+        let start = [&(header.len() as u64).to_le_bytes(), header.as_bytes()];
+        for bytes in start.into_iter().chain(tensors.iter().map(|tensor| &*tensor.bytes)) {
+            check_interrupted()?;
+            file.write_all(bytes).map_err(Error::write(path, size))?;
+        }
+        Ok(())
     })
 }
 
@@ -88,24 +94,40 @@ fn json(path: &Path, value: &impl serde::Serialize) -> Result<String> {
 /// # Errors
 /// If it cannot be written; then what was at `path` is still there.
 pub fn write_file_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    atomically(path, |file| file.write_all(bytes))
+    atomically(path, bytes.len(), |file| file.write_all(bytes).map_err(Error::write(path, bytes.len())))
 }
 
-/// Writes a sibling of `path`, syncs it, renames it to `path`, syncs the folder.
-fn atomically(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+/// Writes `bytes` to `path`, for files of a folder that itself appears whole or not at all.
+///
+/// # Errors
+/// If it cannot be written; a full disk is said with the size that is needed.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).map_err(Error::write(path, bytes.len()))
+}
+
+/// Writes a sibling of `path`, syncs it, renames it to `path`, syncs the folder. `size` is for messages.
+fn atomically(path: &Path, size: usize, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or_else(|| Error::file(path, "not the name of a file"))?;
-    let prefix = format!(".{}.partial-", name.to_string_lossy());
+    let prefix = file_prefix(&name.to_string_lossy());
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask, as any new file
-    let temporary = builder.tempfile_in(folder).map_err(Error::io(path))?;
+    let failed = || Error::write(path, size);
+    let temporary = builder.tempfile_in(folder).map_err(failed())?;
+    let _ = temporary.as_file().try_lock(); // tells other containers that it is being written
+    let registered = Temporary::register(temporary.path().to_path_buf());
     let mut buffered = std::io::BufWriter::with_capacity(1 << 20, temporary.as_file());
-    write(&mut buffered).and_then(|()| buffered.flush()).map_err(Error::io(path))?;
+    write(&mut buffered)?;
+    buffered.flush().map_err(failed())?;
     drop(buffered);
-    temporary.as_file().sync_all().map_err(Error::io(path))?;
-    temporary.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), source: e.error })?;
+    temporary.as_file().sync_all().map_err(failed())?;
+    let moved = match &registered {
+        Some(registered) => registered.moving(|_| temporary.persist(path)),
+        None => temporary.persist(path),
+    };
+    moved.map_err(|e| failed()(e.error))?;
     sync_folder(folder)
 }
 

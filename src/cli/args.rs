@@ -111,7 +111,7 @@ pub struct EraseArgs {
     /// Check everything, say what would be done, and stop
     #[arg(long, help_heading = "Running")]
     pub dry_run: bool,
-    /// Keep the training latents in this folder and use them again in the next run
+    /// Keep what finished stages gave (latents, the repaired weights) in this folder, and go on from it in the next run
     #[arg(long, value_name = "DIR", help_heading = "Running")]
     pub cache: Option<PathBuf>,
     /// How to run, shared by all jobs.

@@ -6,29 +6,47 @@ use super::options::{BenchOptions, EraseOptions};
 use super::output::Display;
 use crate::audit::{Comparison, Verification};
 use crate::bench::{Outcome, Results, Variant, plot, table};
-use crate::checkpoint::{LoadedModel, ModelFiles, OutputFolder, load_model, save_model};
+use crate::checkpoint::{
+    LoadedModel, ModelFiles, OutputFolder, load_model, save_model, sweep_files, write_file_atomic,
+};
 use crate::erase::{self, Data};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::{Error, Result, hub};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::Instant;
 
 /// Runs what is not known yet, and writes table and plot after every outcome.
 pub fn run(options: &BenchOptions, display: &mut Display) -> Result<ExitCode> {
     let files = hub::resolve(&options.model)?;
+    display.event(Event::Stage { name: "loading the model", steps: 1 });
     let loaded = load_model(&files)?;
+    display.event(Event::Step { loss: None });
     for variant in &options.grid.variants {
         erase::check(&loaded.model, &variant.settings)?;
     }
-    std::fs::create_dir_all(&options.output).map_err(Error::io(&options.output))?;
+    let mut jobs: Vec<&EraseOptions> = options.jobs.iter().collect();
+    jobs.dedup_by(|a, b| a.concept == b.concept); // the seeds of a concept follow each other
+    for job in jobs {
+        super::erase::say_what_is_cut(job, &loaded, display)?;
+    }
+    let unusable = |e| Error::file(&options.output, format!("cannot be used: {e}; choose another --output"));
+    std::fs::create_dir_all(&options.output).map_err(unusable)?;
+    sweep_files(&options.output)?;
     let mut results = Results::open(&options.output.join("results.jsonl"))?;
     let names: Vec<String> = options.grid.variants.iter().map(|variant| variant.name.clone()).collect();
     let total = options.jobs.len() * names.len();
     let mut outcomes = Vec::new();
     for job in &options.jobs {
-        let bench = Bench { job, files: &files, loaded: &loaded, evidence: Evidence::new(job, &files, &loaded)? };
+        let bench = Bench {
+            job,
+            files: &files,
+            loaded: &loaded,
+            evidence: Evidence::new(job, &files, &loaded)?,
+            output: &options.output,
+        };
         let (mut before, mut data) = (None, HashMap::new());
         for variant in &options.grid.variants {
             let key = bench.key(variant)?;
@@ -51,7 +69,7 @@ pub fn run(options: &BenchOptions, display: &mut Display) -> Result<ExitCode> {
             outcomes.push(outcome);
             for (file, text) in [("table.md", table(&names, &outcomes)), ("plot.svg", plot(&names, &outcomes))] {
                 let path = options.output.join(file);
-                std::fs::write(&path, text).map_err(Error::io(&path))?;
+                write_file_atomic(&path, text.as_bytes())?;
             }
         }
     }
@@ -67,6 +85,7 @@ struct Bench<'a> {
     files: &'a ModelFiles,
     loaded: &'a LoadedModel,
     evidence: Evidence<'a>,
+    output: &'a Path,
 }
 
 impl Bench<'_> {
@@ -101,7 +120,7 @@ impl Bench<'_> {
                 new.insert(Data::sample(model, &job.concept, settings, job.seed, display)?)
             }
         };
-        let nowhere = std::path::Path::new("");
+        let nowhere = Path::new("");
         if before.is_none() {
             *before = Some(self.evidence.look(model, "before", nowhere, display)?);
         }
@@ -109,8 +128,7 @@ impl Bench<'_> {
         let outcome = erase::scissorhands(model, &job.concept, data, settings, job.seed, display)?;
         let seconds = began.elapsed().as_secs_f64();
         // counted on the weights as they would be written
-        let parent = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
-        let folder = OutputFolder::create(&parent.path().join("model"), false)?;
+        let folder = OutputFolder::create(&self.output.join("model"), true)?; // never committed
         save_model(self.files, self.loaded, &outcome.changed, folder.path(), &Default::default())?;
         let written = load_model(&ModelFiles::Folder(folder.path().to_path_buf()))?;
         let after = self.evidence.look(&written.model, "after", nowhere, display)?;

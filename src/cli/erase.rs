@@ -1,6 +1,7 @@
 //! The erase job: model and concept in, erased model folder out.
 
 use super::ExitCode;
+use super::cache::Cache;
 use super::evidence::{Evidence, write_json};
 use super::options::EraseOptions;
 use super::output::Display;
@@ -21,27 +22,32 @@ pub fn run(options: &EraseOptions, display: &mut Display) -> Result<ExitCode> {
     let loaded = load_model(&files)?;
     display.event(Event::Step { loss: None });
     erase::check(&loaded.model, &settings)?;
+    let evidence = Evidence::new(options, &files, &loaded)?;
     say_what_is_cut(options, &loaded, display)?;
     if options.dry_run {
         return plan(options, &settings, &loaded, display);
     }
+    check_interrupted()?;
     // only now, so that what is refused leaves nothing behind
     let folder = OutputFolder::create(&options.output, options.overwrite)?;
-    work(options, &settings, &files, &loaded, folder, display)
+    let cache = Cache::open(options.cache.as_deref(), &loaded, &options.concept, &settings, options.seed)?;
+    work(options, &settings, &files, &loaded, &evidence, &cache, folder, display)
 }
 
+#[expect(clippy::too_many_arguments, reason = "everything that a job has")]
 fn work(
     options: &EraseOptions,
     settings: &Settings,
     files: &ModelFiles,
     loaded: &LoadedModel,
+    evidence: &Evidence<'_>,
+    cache: &Cache<'_>,
     folder: OutputFolder,
     display: &mut Display,
 ) -> Result<ExitCode> {
     let mut watch = Stopwatch::new(display);
-    let (concept, seed) = (&options.concept, options.seed);
-    let data = super::cache::data(options.cache.as_deref(), loaded, concept, settings, seed, &mut watch)?;
-    let outcome = erase::scissorhands(&loaded.model, concept, &data, settings, seed, &mut watch)?;
+    let data = cache.data(&mut watch)?;
+    let outcome = cache.outcome(&data, &mut watch)?;
     drop(data);
     watch.event(Event::Stage { name: "writing the model", steps: 1 });
     let left_out = save_model(files, loaded, &outcome.changed, folder.path(), &metadata(options))?;
@@ -49,7 +55,6 @@ fn work(
     for name in left_out {
         watch.event(Event::Note(&format!("{name} is not part of the model and was not copied")));
     }
-    let evidence = Evidence::new(options, files, loaded)?;
     let before = evidence.look(&loaded.model, "before", folder.path(), &mut watch)?;
     // what is counted is what was written
     let written = load_model(&ModelFiles::Folder(folder.path().to_path_buf()))?;
@@ -57,11 +62,13 @@ fn work(
     let report = evidence.report(settings, loaded, outcome, &before, &after);
     evidence.write(folder.path(), &report, &before, &after)?;
     write_json(&folder.path().join("run.json"), &watch.record())?;
-    check_interrupted()?;
+    watch.event(Event::Stage { name: "moving the result into place", steps: 1 });
     folder.commit()?;
+    watch.event(Event::Step { loss: None });
     let output = options.output.display().to_string();
     let missed = evidence.missed(&report);
-    let mut text = format!("{}\nresult: {output} (diffusers folder, grid.png, report.json)", report.summary(concept));
+    let mut text =
+        format!("{}\nresult: {output} (diffusers folder, grid.png, report.json)", report.summary(&options.concept));
     for line in &missed {
         text.push_str(&format!("\nmissed: {line}"));
     }
@@ -115,7 +122,7 @@ fn plan(options: &EraseOptions, settings: &Settings, loaded: &LoadedModel, displ
 }
 
 /// Prompts that the text encoder cannot take whole are cut, and said.
-fn say_what_is_cut(options: &EraseOptions, loaded: &LoadedModel, display: &mut Display) -> Result<()> {
+pub fn say_what_is_cut(options: &EraseOptions, loaded: &LoadedModel, display: &mut Display) -> Result<()> {
     let c = &options.concept;
     let kept = c.verify.retain.iter().map(|retain| &retain.prompt);
     let training = c.forget.iter().chain(&c.anchors).chain(&c.retain);

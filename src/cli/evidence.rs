@@ -5,17 +5,16 @@ use crate::audit::{
     ClassifierDetector, Comparison, Detector, DetectorRecord, Grid, GridRow, Infotext, Report, SCHEMA, Shown,
     Verification, VerifyPlan, VerifyRecord, encode_png, verify,
 };
-use crate::checkpoint::{LoadedModel, ModelFiles, load_component, sha256_hex};
+use crate::checkpoint::{LoadedModel, ModelFiles, load_classifier, write_file};
 use crate::concept::Kind;
+use crate::diffusion::{Schedule, timesteps};
 use crate::erase::{Outcome, Settings};
 use crate::progress::Progress;
-use crate::sd::{Classifier, SampleOptions, StableDiffusion};
+use crate::sd::{SampleOptions, StableDiffusion};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::path::Path;
 
-/// The weights of a classifier that lies beside a model.
-const CLASSIFIER: &str = "classifier/model.safetensors";
 /// Pairs of the concept in the grid, and of everything else.
 const SHOWN: usize = 8;
 /// Guidance of a verification picture where the user says nothing.
@@ -32,14 +31,12 @@ pub struct Evidence<'a> {
 impl<'a> Evidence<'a> {
     /// Uses the classifier that lies beside the model (the demo has one); without it, pictures are drawn but not counted.
     pub fn new(options: &'a EraseOptions, files: &ModelFiles, loaded: &LoadedModel) -> Result<Self> {
-        let detector = match files.try_read(CLASSIFIER)? {
-            Some(bytes) => {
-                let (config, params) = load_component(files, "classifier", "model.safetensors")?;
-                let classifier = Classifier::new(&config, &params)?;
+        let detector = match load_classifier(files)? {
+            Some((classifier, sha256)) => {
                 let knows = |label| classifier.labels().contains(label);
                 let fits = options.concept.detect.labels.iter().all(knows);
                 let name = "image classifier (ResNet, argmax an axis)".to_string();
-                fits.then(|| ClassifierDetector { classifier, name, sha256: sha256_hex(&bytes) })
+                fits.then(|| ClassifierDetector { classifier, name, sha256 })
             }
             None => None,
         };
@@ -51,6 +48,7 @@ impl<'a> Evidence<'a> {
             eta: 0.0,
             size: None,
         };
+        timesteps(sampling.sampler, &Schedule::new(&loaded.model.scheduler)?, sampling.steps)?;
         // pictures of the demo are small: 32 at a time are fastest; a real model's are made one by one
         let batch = if loaded.model.latent_size() <= 16 { 32 } else { 1 };
         let plan = VerifyPlan {
@@ -111,7 +109,7 @@ impl<'a> Evidence<'a> {
                 model: &format!("{} ({when})", model_name(&self.options.model)),
             };
             let path = images.join(format!("{group}-{i:05}_{seed}.png"));
-            std::fs::write(&path, encode_png(image, &[("parameters", &text.to_string())])?).map_err(Error::io(&path))
+            write_file(&path, &encode_png(image, &[("parameters", &text.to_string())])?)
         };
         let detector = self.detector.as_ref().map(|d| d as &dyn Detector);
         let name = format!("verifying: pictures {when}");
@@ -179,7 +177,7 @@ impl<'a> Evidence<'a> {
             top += i64::from(part.height());
         }
         let path = folder.join("grid.png");
-        std::fs::write(&path, encode_png(&grid, &[])?).map_err(Error::io(&path))?;
+        write_file(&path, &encode_png(&grid, &[])?)?;
         write_json(&folder.join("report.json"), report)
     }
 
@@ -207,5 +205,5 @@ impl<'a> Evidence<'a> {
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value).map_err(|e| Error::file(path, e))?;
     text.push('\n');
-    std::fs::write(path, text).map_err(Error::io(path))
+    write_file(path, text.as_bytes())
 }

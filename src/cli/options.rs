@@ -5,12 +5,16 @@ use super::output::Style;
 use crate::bench::Grid;
 use crate::concept::{Concept, Kind, nearest};
 use crate::diffusion::Sampler;
+use crate::erase::settings::MAX_COUNT;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Denoising steps of a verification picture where the user says nothing.
 const VERIFY_STEPS: usize = 12;
+
+/// More threads than this are a slip of the keyboard, and would take the machine down.
+const MAX_THREADS: usize = 1024;
 
 /// How to run any job.
 #[derive(Debug, Clone)]
@@ -162,8 +166,8 @@ impl TryFrom<&RunArgs> for RunOptions {
                  --dtype out"
             )));
         }
-        if args.threads == Some(0) {
-            return Err(Error::usage("--threads must be at least 1"));
+        if let Some(threads) = args.threads.filter(|threads| !(1..=MAX_THREADS).contains(threads)) {
+            return Err(Error::usage(format!("--threads {threads} must lie between 1 and {MAX_THREADS}")));
         }
         let style = Style::decide(args.json, args.quiet, args.verbose);
         Ok(Self { style, threads: args.threads })
@@ -266,6 +270,11 @@ impl TryFrom<&EraseArgs> for EraseOptions {
         let output = args.output.clone().unwrap_or_else(|| {
             PathBuf::from("erased").join(format!("{}-{}-s{seed}", concept.slug(), model_name(&model)))
         });
+        check_output(
+            &output,
+            args.overwrite,
+            [("--model", Some(Path::new(&model))), ("--cache", args.cache.as_deref())],
+        )?;
         Ok(Self {
             concept,
             model,
@@ -326,6 +335,9 @@ impl TryFrom<&SampleArgs> for SampleOptions {
         }
         let (model, seed) = (args.model.model.clone(), args.model.seed);
         let output = args.output.clone();
+        if let Some(output) = &output {
+            check_output(output, args.overwrite, [("--model", Some(Path::new(&model))), ("--cache", None)])?;
+        }
         Ok(Self {
             prompts: args.prompt.clone(),
             negative_prompt: args.negative_prompt.clone(),
@@ -352,7 +364,27 @@ pub fn model_name(model: &str) -> String {
 }
 
 fn at_least_one(flag: &str, value: usize) -> Result<usize> {
-    if value == 0 { Err(Error::usage(format!("{flag} must be at least 1"))) } else { Ok(value) }
+    match value {
+        0 => Err(Error::usage(format!("{flag} must be at least 1"))),
+        1..=MAX_COUNT => Ok(value),
+        _ => Err(Error::usage(format!("{flag} {value} is more than {MAX_COUNT}"))),
+    }
+}
+
+/// Refuses an output that would replace what the job reads or keeps.
+fn check_output(output: &Path, overwrite: bool, others: [(&str, Option<&Path>); 2]) -> Result<()> {
+    let Ok(real) = std::fs::canonicalize(output) else { return Ok(()) };
+    for (flag, other) in others {
+        let inside =
+            other.and_then(|path| std::fs::canonicalize(path).ok()).is_some_and(|path| path.starts_with(&real));
+        if overwrite && inside {
+            return Err(Error::usage(format!(
+                "--output {} holds what {flag} names, which would be replaced; choose another --output",
+                output.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn fraction(flag: &str, value: Option<f64>) -> Result<Option<f64>> {

@@ -4,9 +4,10 @@ use super::ExitCode;
 use super::options::{SampleOptions, model_name};
 use super::output::Display;
 use crate::audit::{Infotext, encode_png, to_images};
-use crate::checkpoint::{OutputFolder, load_model};
+use crate::checkpoint::{OutputFolder, load_model, write_file};
+use crate::diffusion::{Schedule, timesteps};
 use crate::progress::{Event, Progress, check_interrupted};
-use crate::{Error, Result, hub, sd};
+use crate::{Result, hub, sd};
 use serde_json::json;
 
 /// Guidance of a picture where the user says nothing: what diffusers takes.
@@ -36,7 +37,9 @@ pub fn run(options: &SampleOptions, display: &mut Display) -> Result<ExitCode> {
         eta: options.eta,
         size: None,
     };
+    timesteps(sampling.sampler, &Schedule::new(&model.scheduler)?, sampling.steps)?;
     say_what_is_cut(options, model, display)?;
+    check_interrupted()?;
     let pictures = pictures(options);
     let unet = model.unet()?;
     let folder = OutputFolder::create(&options.output, options.overwrite)?;
@@ -61,12 +64,13 @@ pub fn run(options: &SampleOptions, display: &mut Display) -> Result<ExitCode> {
             };
             let path = folder.path().join(&picture.file);
             let png = encode_png(&image, &[("parameters", &text.to_string())])?;
-            std::fs::write(&path, png).map_err(Error::io(&path))?;
+            write_file(&path, &png)?;
             display.event(Event::Step { loss: None });
         }
     }
-    check_interrupted()?;
+    display.event(Event::Stage { name: "moving the result into place", steps: 1 });
     folder.commit()?;
+    display.event(Event::Step { loss: None });
     report(options, &pictures, display);
     Ok(ExitCode::Done)
 }

@@ -32,7 +32,7 @@ impl<'a> Stopwatch<'a> {
             total_seconds: self.began.elapsed().as_secs_f64(),
             peak_memory_bytes: peak_memory(),
             threads: rayon::current_num_threads(),
-            command: std::env::args().collect(),
+            command: std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect(),
         }
     }
 }

@@ -143,7 +143,14 @@ impl Concept {
 
     /// Reads and checks a concept file.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                let names = Self::names().join(", ");
+                Error::file(path, format!("no such concept file; check the path, or name a shipped concept: {names}"))
+            }
+            std::io::ErrorKind::InvalidData => Error::file(path, "not a text file (UTF-8); a concept file is TOML"),
+            _ => Error::io(path)(e),
+        })?;
         Self::parse(&text, path)
     }
 
@@ -196,6 +203,9 @@ impl Concept {
             ("verify.synonyms", &self.verify.synonyms),
             ("verify.retain", &retain),
         ];
+        if let Some((name, _)) = lists.iter().find(|(name, list)| list.is_empty() && *name != "verify.synonyms") {
+            return fail(format!("{name} is empty; it needs at least one prompt"));
+        }
         if self.forget.len() != self.anchors.len() {
             let (forget, anchors) = (self.forget.len(), self.anchors.len());
             return fail(format!(
@@ -203,9 +213,6 @@ impl Concept {
             ));
         }
         for (name, list) in lists {
-            if list.is_empty() && name != "verify.synonyms" {
-                return fail(format!("{name} is empty; it needs at least one prompt"));
-            }
             let mut seen = HashSet::new();
             for prompt in list {
                 if !seen.insert(normal(prompt)) {

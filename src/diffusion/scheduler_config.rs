@@ -107,7 +107,7 @@ impl SchedulerConfig {
             )));
         }
         let betas = 0.0 < config.beta_start && config.beta_start <= config.beta_end && config.beta_end < 1.0;
-        if !betas || config.num_train_timesteps < 2 {
+        if !betas || !(2..=100_000).contains(&config.num_train_timesteps) {
             return Err(Error::usage("beta_start, beta_end and num_train_timesteps do not make a noise schedule"));
         }
         Ok(config)

@@ -85,9 +85,32 @@ impl Data {
         seed: u64,
         progress: &mut dyn Progress,
     ) -> Result<Self> {
+        let forget = Self::sample_forget(model, concept, settings, seed, progress)?;
+        Ok(Self { forget, retain: Self::sample_retain(model, concept, settings, seed, progress)? })
+    }
+
+    /// Samples pictures of the concept.
+    pub fn sample_forget(
+        model: &StableDiffusion,
+        concept: &Concept,
+        settings: &Settings,
+        seed: u64,
+        progress: &mut dyn Progress,
+    ) -> Result<Latents> {
         let d = &settings.data;
         progress.event(Event::Stage { name: "sampling forget latents", steps: d.forget });
-        let forget = Latents::sample(model, &concept.forget, d.forget, d, seed, progress)?;
+        Latents::sample(model, &concept.forget, d.forget, d, seed, progress)
+    }
+
+    /// Samples pictures of everything else.
+    pub fn sample_retain(
+        model: &StableDiffusion,
+        concept: &Concept,
+        settings: &Settings,
+        seed: u64,
+        progress: &mut dyn Progress,
+    ) -> Result<Latents> {
+        let d = &settings.data;
         let mut prompts = concept.retain.clone();
         // the order of the file is by kind; a shuffle makes any number of latents a fair sample of it
         Generator::new(seed).shuffle(&mut prompts);
@@ -95,7 +118,6 @@ impl Data {
             prompts = vec![concept.anchors[0].clone()];
         }
         progress.event(Event::Stage { name: "sampling retain latents", steps: d.retain });
-        let retain = Latents::sample(model, &prompts, d.retain, d, seed.wrapping_add(1 << 20), progress)?;
-        Ok(Self { forget, retain })
+        Latents::sample(model, &prompts, d.retain, d, seed.wrapping_add(1 << 20), progress)
     }
 }

@@ -24,7 +24,7 @@ pub use trim::TrimSummary;
 
 use crate::Result;
 use crate::concept::Concept;
-use crate::diffusion::{Generator, Schedule};
+use crate::diffusion::{self, Generator, Schedule};
 use crate::nn::ParamStore;
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::sd::{StableDiffusion, Unet};
@@ -76,6 +76,7 @@ impl Scopes {
 /// If a setting makes no sense or a scope matches nothing.
 pub fn check(model: &StableDiffusion, settings: &Settings) -> Result<()> {
     settings.check()?;
+    diffusion::timesteps(settings.data.sampler, &Schedule::new(&model.scheduler)?, settings.data.steps)?;
     Scopes::new(settings, &model.unet_params).map(|_| ())
 }
 

@@ -14,10 +14,10 @@ use crate::nn::{Gradients, ParamStore};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::sd::{Unet, UnetConfig};
 use candle_core::Tensor;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What one repair step saw; part of the report.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct StepRecord {
     /// The retain term.
     pub retain: f32,

@@ -175,6 +175,9 @@ pub struct Settings {
     pub data: DataSettings,
 }
 
+/// The largest count of anything that a run may ask for; what is more is a slip of the keyboard.
+pub const MAX_COUNT: usize = 10_000_000;
+
 /// The presets by name, with what they are.
 pub const PRESETS: [(&str, &str); 3] = [
     ("balanced", "erases as completely and keeps the model: this program's default"),
@@ -326,16 +329,22 @@ impl Settings {
         if !(self.kept > 0.0 && self.kept < 1.0) {
             return wrong(format!("--kept {} must lie above 0 and below 1 (1 would trim nothing)", self.kept));
         }
+        if !(self.data.guidance_scale >= 0.0 && self.data.guidance_scale.is_finite()) {
+            return wrong(format!("--guidance-scale {} must be a number from 0 up", self.data.guidance_scale));
+        }
         let counts = [
             ("--score-batches", self.score_batches),
             ("--repair-steps", self.repair_steps),
             ("--batch-size", self.forget_batch.min(self.retain_batch)),
-            ("--forget-images", self.data.forget),
+            ("--forget-latents", self.data.forget),
             ("--retain-latents", self.data.retain),
             ("--data-steps", self.data.steps),
         ];
         if let Some((flag, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return wrong(format!("{flag} must be at least 1"));
+        }
+        if let Some((flag, count)) = counts.iter().find(|(_, count)| *count > MAX_COUNT) {
+            return wrong(format!("{flag} {count} is more than {MAX_COUNT}"));
         }
         let positive = |flag: &str, value: f64| {
             if value > 0.0 && value.is_finite() { Ok(()) } else { wrong(format!("{flag} {value} must be positive")) }

@@ -25,7 +25,7 @@ pub enum Init {
 }
 
 /// What trimming did; part of the report.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct TrimSummary {
     /// Entries of the score scope, over which the threshold was taken.
     pub scored: usize,

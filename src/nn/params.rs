@@ -76,6 +76,13 @@ impl ParamStore {
     }
 }
 
+/// Tensors that may be missing or misshapen before a load gives up.
+const MAX_PROBLEMS: usize = 1000;
+
+fn does_not_fit(report: &impl std::fmt::Display) -> Error {
+    Error::Weights(format!("the weights do not fit the config: {report}. Check that both come from the same model."))
+}
+
 /// Hands parameters to layers and remembers what was asked for.
 pub struct Loader<'a> {
     store: &'a ParamStore,
@@ -150,9 +157,7 @@ impl<'a> Loader<'a> {
         if report.is_clean() {
             return Ok(report);
         }
-        Err(Error::Weights(format!(
-            "{what}: the weights do not fit the config: {report}. Check that both come from the same model."
-        )))
+        Err(Error::Weights(format!("{what}: {}", does_not_fit(&report))))
     }
 }
 
@@ -194,14 +199,30 @@ impl ParamPath<'_> {
         let name = self.name(name);
         let Some(tensor) = self.loader.store.tensors.get(&name) else {
             self.loader.problems.borrow_mut().missing.push(name);
-            return Ok(Tensor::zeros(shape, DType::F32, &Device::Cpu)?);
+            return self.stand_in(shape);
         };
         self.loader.used.borrow_mut().insert(name.clone());
         if tensor.dims() != shape {
             let found = format!("{name} is {:?} where the config implies {shape:?}", tensor.dims());
             self.loader.problems.borrow_mut().mismatched.push(found);
-            return Ok(Tensor::zeros(shape, DType::F32, tensor.device())?);
+            return self.stand_in(shape);
         }
         Ok(tensor.clone())
+    }
+
+    /// Zeros of any shape, without memory: a config may ask for more than there is.
+    ///
+    /// # Errors
+    /// When so much is wrong that going on would tell nothing more (and, for a config with a billion layers, never end).
+    fn stand_in(&self, shape: &[usize]) -> Result<Tensor> {
+        let report = self.loader.problems.borrow();
+        if report.missing.len() + report.mismatched.len() > MAX_PROBLEMS {
+            return Err(does_not_fit(&format!("{}, and so on", *report)));
+        }
+        let elements = shape.iter().try_fold(1usize, |n, dim| n.checked_mul(*dim));
+        if elements.is_none_or(|n| n > isize::MAX as usize / 4) {
+            return Err(does_not_fit(&report));
+        }
+        Ok(Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)?)
     }
 }

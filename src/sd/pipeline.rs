@@ -3,8 +3,13 @@
 use super::{TextEncoder, Tokenizer, Unet, UnetConfig, Vae};
 use crate::diffusion::{self, Generator, Sampler, Schedule, SchedulerConfig};
 use crate::nn::{ParamStore, by_rows};
+use crate::progress::check_interrupted;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
+
+/// What is said where a number left what `f32` can hold.
+const NOT_FINITE: &str = "the model's picture became NaN or infinite: its configs may not fit its weights, or the guidance \
+                          scale is much too large; lower --guidance-scale, or download the model again";
 
 /// Latents of up to so many pixels are small.
 const SMALL: usize = 32 * 32;
@@ -46,7 +51,11 @@ impl StableDiffusion {
     /// Text embeddings, `(B, L, D)`, without a graph.
     pub fn embed<S: AsRef<str>>(&self, prompts: &[S]) -> Result<Tensor> {
         let ids = self.tokenizer.encode(prompts)?.ids;
-        let parts = ids.chunks(64).map(|ids| self.text_encoder.forward(ids)).collect::<Result<Vec<_>>>()?;
+        let forward = |ids: &[Vec<u32>]| {
+            check_interrupted()?;
+            self.text_encoder.forward(ids)
+        };
+        let parts = ids.chunks(64).map(forward).collect::<Result<Vec<_>>>()?;
         Ok(Tensor::cat(&parts, 0)?.detach())
     }
 
@@ -121,7 +130,9 @@ impl StableDiffusion {
             diffusion::guide(&eps.narrow(0, 0, rows)?, &eps.narrow(0, rows, rows)?, options.guidance_scale)
         };
         let schedule = Schedule::new(&self.scheduler)?;
-        diffusion::sample(options.sampler, &schedule, options.steps, options.eta, start, noise, &mut predict)
+        let x = diffusion::sample(options.sampler, &schedule, options.steps, options.eta, start, noise, &mut predict)?;
+        let finite = x.flatten_all()?.to_vec1::<f32>()?.iter().all(|value| value.is_finite());
+        if finite { Ok(x) } else { Err(Error::Numeric(NOT_FINITE.into())) }
     }
 
     /// Pictures `(B, 3, H, W)` in about -1 to 1.

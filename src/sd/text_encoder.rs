@@ -149,6 +149,26 @@ impl TextEncoder {
                 c.hidden_size, c.num_attention_heads, c.num_hidden_layers
             )));
         }
+        for (key, found, limit) in [
+            ("num_hidden_layers", c.num_hidden_layers, 256),
+            ("hidden_size", c.hidden_size, 1 << 16),
+            ("intermediate_size", c.intermediate_size, 1 << 18),
+            ("max_position_embeddings", c.max_position_embeddings, 1 << 16),
+            ("vocab_size", c.vocab_size, 1 << 24),
+        ] {
+            if found == 0 || found > limit {
+                return Err(Error::usage(format!("{key} is {found}; it must lie between 1 and {limit}")));
+            }
+        }
+        if c.max_position_embeddings < 3 {
+            return Err(Error::usage("max_position_embeddings leaves no place for a word"));
+        }
+        if !(c.layer_norm_eps > 0.0 && c.layer_norm_eps < 1.0) {
+            return Err(Error::usage(format!(
+                "layer_norm_eps is {}; it must lie above 0 and below 1",
+                c.layer_norm_eps
+            )));
+        }
         let loader = params.loader().ignoring("position_ids");
         let root = loader.root();
         let prefixed = params.tensors().keys().any(|name| name.starts_with("text_model."));

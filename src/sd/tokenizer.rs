@@ -75,6 +75,12 @@ impl Tokenizer {
         self.max_length
     }
 
+    /// The largest id that a prompt can give.
+    pub fn largest_id(&self) -> u32 {
+        let vocabulary = self.bpe.get_vocab(true);
+        vocabulary.into_values().chain([self.bos, self.eos, self.pad]).max().unwrap_or(0)
+    }
+
     /// Lowers the length to what the text encoder has positions for.
     pub fn limit_to(&mut self, positions: usize) {
         self.max_length = self.max_length.min(positions.max(3));

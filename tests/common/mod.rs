@@ -1,6 +1,8 @@
 //! What the golden tests share.
 #![allow(dead_code)]
 
+pub mod tiny;
+
 use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

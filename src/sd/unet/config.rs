@@ -74,6 +74,13 @@ impl OneOrEach {
         }
     }
 
+    fn largest(&self) -> usize {
+        match self {
+            Self::One(value) => *value,
+            Self::Each(values) => values.iter().copied().max().unwrap_or(0),
+        }
+    }
+
     fn fits(&self, levels: usize) -> bool {
         match self {
             Self::One(value) => *value > 0,
@@ -142,6 +149,28 @@ impl UnetConfig {
             return Err(
                 "block_out_channels, layers_per_block, in_channels and out_channels must not be empty or 0".into()
             );
+        }
+        let wide = self.block_out_channels.iter().chain([&self.cross_attention_dim, &self.in_channels]).max();
+        for (key, found, limit) in [
+            ("block_out_channels", levels, 8),
+            ("block_out_channels or cross_attention_dim", wide.copied().unwrap_or(0), 1 << 16),
+            ("layers_per_block", self.layers_per_block, 64),
+            ("transformer_layers_per_block", self.transformer_layers_per_block.largest(), 64),
+            ("sample_size", self.sample_size.unwrap_or(64), 1024),
+        ] {
+            if found > limit {
+                return Err(format!("{key} of {found} is beyond what this program takes ({limit})"));
+            }
+        }
+        let (size, multiple) = (self.sample_size.unwrap_or(64), 1 << (levels - 1));
+        if size == 0 || !size.is_multiple_of(multiple) {
+            return Err(format!("sample_size is {size}; with {levels} levels it must be a multiple of {multiple}"));
+        }
+        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
+            return Err(format!("norm_eps is {}; it must lie above 0 and below 1", self.norm_eps));
+        }
+        if !self.freq_shift.is_finite() || self.freq_shift.abs() >= self.block_out_channels[0] as f64 / 2.0 {
+            return Err(format!("freq_shift is {}; it must be 0 or near it", self.freq_shift));
         }
         for (key, found) in
             [("down_block_types", self.down_block_types.len()), ("up_block_types", self.up_block_types.len())]

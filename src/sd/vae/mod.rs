@@ -90,6 +90,23 @@ impl VaeConfig {
                 return wrong(format!("block type {other} is not supported; known is {known}"));
             }
         }
+        let wide = self.block_out_channels.iter().chain([&self.latent_channels]).max().copied().unwrap_or(0);
+        for (key, found, limit) in [
+            ("block_out_channels", levels, 8),
+            ("block_out_channels or latent_channels", wide, 1 << 16),
+            ("layers_per_block", self.layers_per_block, 64),
+        ] {
+            if found == 0 || found > limit {
+                return wrong(format!("{key} of {found} must lie between 1 and {limit}"));
+            }
+        }
+        if self.latent_channels == 0 || self.block_out_channels.contains(&0) {
+            return wrong("latent_channels and block_out_channels must not be 0".into());
+        }
+        if self.in_channels != 3 || self.out_channels != 3 {
+            let (a, b) = (self.in_channels, self.out_channels);
+            return wrong(format!("in_channels is {a} and out_channels {b}; pictures have 3"));
+        }
         if self.act_fn != "silu" {
             return wrong(format!("act_fn is {}; this program supports silu", self.act_fn));
         }

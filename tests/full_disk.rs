@@ -1,0 +1,120 @@
+//! A disk that is full at each kind of write: exit code 2, the file and the remedy are named, nothing is left. Needs to be
+//! allowed to mount a tmpfs (root); says so where it is not.
+#![allow(clippy::unwrap_used)]
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use common::tiny::{TEXT, Tiny, UNET, VAE, tree};
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+const PAGE: u64 = 4096;
+
+/// A little disk.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    /// `None` where nothing may be mounted.
+    fn mount(pages: u64) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let size = format!("size={}", pages * PAGE);
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Self(folder)),
+            _ => {
+                // past the capture of the test harness
+                let _ = writeln!(std::io::stderr(), "SKIPPED: full_disk: no right to mount a tmpfs here (run as root)");
+                None
+            }
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+fn pages(bytes: u64) -> u64 {
+    bytes.div_ceil(PAGE)
+}
+
+/// Size of a file in pages.
+fn size(path: &Path) -> u64 {
+    pages(std::fs::metadata(path).unwrap().len())
+}
+
+/// The order in which the erase job writes its files.
+fn in_order_of_writing(out: &Path) -> Vec<String> {
+    let mut files: Vec<String> = tree(out).into_iter().filter(|rel| out.join(rel).is_file()).collect();
+    let rank = |rel: &String| match rel.as_str() {
+        rel if rel.starts_with("images/before") => 1,
+        rel if rel.starts_with("images/after") => 2,
+        "grid.png" => 3,
+        "report.html" => 4,
+        "report.json" => 5,
+        "run.json" => 6,
+        _ => 0,
+    };
+    files.sort_by_key(|rel| (rank(rel), rel.clone()));
+    files
+}
+
+#[test]
+fn the_erase_job_names_the_file_for_which_there_is_no_room() {
+    let tiny = Tiny::new();
+    tiny.command(&tiny.erase(&["--output", "whole", "--keep-images"])).assert().code(0);
+    let whole = tiny.root().join("whole");
+    let mut before = 0;
+    let mut tried = 0;
+    for rel in in_order_of_writing(&whole) {
+        let size = size(&whole.join(&rel));
+        let chosen = [TEXT, UNET, VAE, "scheduler/scheduler_config.json", "grid.png", "report.json", "run.json"];
+        if before > 0 && (chosen.contains(&rel.as_str()) || rel.ends_with("before/concept-00000_4294967296.png")) {
+            let Some(disk) = Disk::mount(before + size / 2) else { return };
+            let output = disk.path("out");
+            let name = rel.rsplit('/').next().unwrap();
+            let args = tiny.erase(&["--output", &output, "--keep-images"]);
+            tiny.refused(&args, &[name, "disk full, free at least", "or choose another --output"]);
+            assert_eq!(tree(disk.0.path()), [""; 0], "{rel} left something behind");
+            tried += 1;
+        }
+        before += size;
+    }
+    assert!(tried >= 7, "{tried} kinds of files");
+    let Some(disk) = Disk::mount(before + 16) else { return };
+    tiny.command(&tiny.erase(&["--output", &disk.path("out"), "--keep-images"])).assert().code(0);
+}
+
+#[test]
+fn the_cache_sample_and_bench_say_so_too() {
+    let tiny = Tiny::new();
+    for room in [1, 8] {
+        let Some(disk) = Disk::mount(room) else { return };
+        let cache = disk.path("cache");
+        let args = tiny.erase(&["--output", "out", "--cache", &cache]);
+        tiny.refused(&args, &[&format!("{cache}/"), ": disk full, free at least", "another --cache"]);
+        assert!(tree(disk.0.path()).iter().all(|name| !name.contains("partial")), "{:?}", tree(disk.0.path()));
+    }
+    let Some(disk) = Disk::mount(4) else { return };
+    let output = disk.path("deep/out");
+    let prompt = ["sample", "--model", "model", "--prompt", "x", "-n", "20", "--steps", "1"];
+    tiny.refused(&[&prompt[..], &["--output", &output]].concat(), &[".png: disk full, free at least"]);
+    assert_eq!(tree(disk.0.path()), [""; 0]);
+
+    let grid = "[[variant]]\nname = \"a\"\nset = { repair_steps = 1, score_batches = 1, \"data.forget\" = 1, \"data.retain\" = 1 }";
+    std::fs::write(tiny.root().join("grid.toml"), grid).unwrap();
+    let output = disk.path("bench");
+    let args =
+        ["bench", "--model", "model", "--grid", "grid.toml", "--concepts", "star", "--steps", "1", "--output", &output];
+    let few = ["--verify-images", "1", "--synonym-images", "1", "--retain-images", "1"];
+    tiny.refused(&[&args[..], &few].concat(), &["disk full, free"]);
+    assert!(tree(disk.0.path()).iter().all(|name| !name.contains("partial")), "{:?}", tree(disk.0.path()));
+}
