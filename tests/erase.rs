@@ -93,9 +93,16 @@ fn writes_a_model_that_differs_in_the_unet_alone_and_its_evidence() {
         "/settings/kept",
         "/trim/threshold",
         "/losses/2/retain",
+        "/drift/prompts/0/difference",
+        "/drift/retain/ssim",
     ] {
         assert!(report.pointer(path).is_some(), "{path} is not in {report}");
     }
+    let blocks = report["blocks"].as_array().unwrap();
+    let trimmed: u64 = blocks.iter().map(|block| block["trimmed"].as_u64().unwrap()).sum();
+    assert_eq!(report["trim"]["total"], trimmed, "every trimmed weight lies in a block");
+    assert_eq!((&report["drift"]["retain"]["n"], &report["drift"]["concept"]["n"]), (&4.into(), &4.into()));
+    assert!(report["command"].as_str().unwrap().starts_with("erase-concept --model demo --concept star --seed 0 "));
     assert_eq!((&report["concept"], &report["rate"]["before"]["n"]), (&"star".into(), &4.into()));
     let run: Value = serde_json::from_slice(&found["run.json"]).unwrap();
     assert!(run["total_seconds"].as_f64().unwrap() > 0.0);

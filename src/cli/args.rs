@@ -263,7 +263,7 @@ pub struct VerifyArgs {
     /// Write every verification picture beside the report
     #[arg(long)]
     pub keep_images: bool,
-    /// Do not blur the pictures from before in the grid (concepts of kind content)
+    /// Do not blur the pictures from before in grid and report (concepts of kind content)
     #[arg(long)]
     pub show: bool,
 }

@@ -9,7 +9,7 @@ use super::stopwatch::Stopwatch;
 use crate::checkpoint::{LoadedModel, ModelFiles, OutputFolder, load_model, save_model};
 use crate::erase::{self, Settings};
 use crate::progress::{Event, Progress, check_interrupted};
-use crate::{Result, hub};
+use crate::{Result, audit, hub};
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -54,7 +54,8 @@ fn work(
     // what is counted is what was written
     let written = load_model(&ModelFiles::Folder(folder.path().to_path_buf()))?;
     let after = evidence.look(&written.model, "after", folder.path(), &mut watch)?;
-    let report = evidence.report(settings, loaded, outcome, &before, &after);
+    let moves = audit::moves(&before, &after);
+    let report = evidence.report(settings, loaded, outcome, &before, &after, &moves);
     evidence.write(folder.path(), &report, &before, &after)?;
     write_json(&folder.path().join("run.json"), &watch.record())?;
     check_interrupted()?;

@@ -1,9 +1,10 @@
 //! The erase job's evidence: the same prompts and seeds before and after, counted, drawn and written down.
 
+use super::command::command;
 use super::options::{EraseOptions, model_name};
 use crate::audit::{
-    ClassifierDetector, Comparison, Detector, DetectorRecord, Grid, GridRow, Infotext, Report, SCHEMA, Shown,
-    Verification, VerifyPlan, VerifyRecord, encode_png, verify,
+    ClassifierDetector, Comparison, Detector, DetectorRecord, Drift, Grid, GridRow, Infotext, Move, Report, SCHEMA,
+    Shown, Verification, VerifyPlan, VerifyRecord, by_block, encode_png, verify,
 };
 use crate::checkpoint::{LoadedModel, ModelFiles, load_component, sha256_hex};
 use crate::concept::Kind;
@@ -16,8 +17,10 @@ use std::path::Path;
 
 /// The weights of a classifier that lies beside a model.
 const CLASSIFIER: &str = "classifier/model.safetensors";
-/// Pairs of the concept in the grid, and of everything else.
-const SHOWN: usize = 8;
+/// Pairs of the concept that are shown, and of everything else.
+const SHOWN: usize = 12;
+/// Those of them that are in the grid.
+const IN_GRID: usize = 8;
 /// Guidance of a verification picture where the user says nothing.
 const GUIDANCE_SCALE: f64 = 5.0;
 
@@ -118,7 +121,7 @@ impl<'a> Evidence<'a> {
         verify(&self.options.concept, &self.plan, detector, &mut render, &mut keep, &name, progress)
     }
 
-    /// Everything that was found.
+    /// Everything that was found. `moves` are of `before` and `after`.
     pub fn report(
         &self,
         settings: &Settings,
@@ -126,12 +129,15 @@ impl<'a> Evidence<'a> {
         outcome: Outcome,
         before: &Verification,
         after: &Verification,
+        moves: &[Move<'_>],
     ) -> Report {
         let detector = self.detector.as_ref().map(|d| DetectorRecord {
             name: d.name().to_string(),
             sha256: d.sha256().to_string(),
             rule: format!("a picture counts if it is given one of {}", self.options.concept.detect.labels.join(", ")),
         });
+        let tensors = loaded.model.unet_params.tensors().iter();
+        let tensors = tensors.map(|(name, t)| (name.as_str(), t.elem_count(), settings.score_scope.contains(name)));
         Report {
             schema: SCHEMA,
             concept: self.options.concept.name.clone(),
@@ -139,8 +145,10 @@ impl<'a> Evidence<'a> {
             preset: self.options.preset.clone(),
             seed: self.options.seed,
             version: env!("CARGO_PKG_VERSION"),
+            command: command(self.options),
             base_sha256: loaded.base_sha256.clone(),
             counts: Comparison::new(before, after),
+            drift: Drift::new(moves),
             detector,
             verification: VerifyRecord {
                 scheduler: self.sampling.sampler.to_string(),
@@ -148,17 +156,23 @@ impl<'a> Evidence<'a> {
                 guidance_scale: self.sampling.guidance_scale,
                 seed: self.plan.seed,
             },
+            blocks: by_block(tensors, &outcome.trim.trimmed),
             settings: settings.clone(),
             trim: outcome.trim,
             losses: outcome.losses,
         }
     }
 
-    /// Writes `grid.png` and `report.json`.
+    /// Writes `report.json` and `grid.png`.
     pub fn write(&self, folder: &Path, report: &Report, before: &Verification, after: &Verification) -> Result<()> {
+        write_json(&folder.join("report.json"), report)?;
+        self.write_grid(folder, before, after)
+    }
+
+    fn write_grid(&self, folder: &Path, before: &Verification, after: &Verification) -> Result<()> {
         let blur = self.options.concept.kind == Kind::Content && !self.options.verify.show;
         fn row<'b>(label: &str, shown: &'b [Shown], blur: bool) -> GridRow<'b> {
-            GridRow { label: label.into(), images: shown.iter().map(|s| &s.image).collect(), blur }
+            GridRow { label: label.into(), images: shown.iter().take(IN_GRID).map(|s| &s.image).collect(), blur }
         }
         let name = &self.options.concept.name;
         let grids = [
@@ -167,7 +181,7 @@ impl<'a> Evidence<'a> {
         ];
         let parts = grids.map(|(title, before, after, blur)| {
             let rows = vec![row("before", before, blur), row("after", after, false)];
-            let captions = before.iter().map(|s| format!("{} #{}", s.prompt, s.seed)).collect();
+            let captions = before.iter().take(IN_GRID).map(|s| format!("{} #{}", s.prompt, s.seed)).collect();
             Grid { title, rows, captions }.draw()
         });
         let (width, height) =
@@ -179,8 +193,7 @@ impl<'a> Evidence<'a> {
             top += i64::from(part.height());
         }
         let path = folder.join("grid.png");
-        std::fs::write(&path, encode_png(&grid, &[])?).map_err(Error::io(&path))?;
-        write_json(&folder.join("report.json"), report)
+        std::fs::write(&path, encode_png(&grid, &[])?).map_err(Error::io(&path))
     }
 
     /// The limits that were asked for and are missed, in words.

@@ -3,6 +3,7 @@
 pub mod args;
 mod bench;
 mod cache;
+mod command;
 mod erase;
 mod evidence;
 pub mod exit_code;
