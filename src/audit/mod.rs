@@ -3,6 +3,7 @@
 mod detector;
 mod drift;
 mod grid;
+pub mod html;
 mod interval;
 mod picture;
 mod report;

@@ -56,13 +56,14 @@ fn work(
     let after = evidence.look(&written.model, "after", folder.path(), &mut watch)?;
     let moves = audit::moves(&before, &after);
     let report = evidence.report(settings, loaded, outcome, &before, &after, &moves);
-    evidence.write(folder.path(), &report, &before, &after)?;
+    evidence.write(folder.path(), &report, loaded, &before, &after, &moves)?;
     write_json(&folder.path().join("run.json"), &watch.record())?;
     check_interrupted()?;
     folder.commit()?;
     let output = options.output.display().to_string();
     let missed = evidence.missed(&report);
-    let mut text = format!("{}\nresult: {output} (diffusers folder, grid.png, report.json)", report.summary(concept));
+    let mut text =
+        format!("{}\nresult: {output} (diffusers folder, report.html, grid.png, report.json)", report.summary(concept));
     for line in &missed {
         text.push_str(&format!("\nmissed: {line}"));
     }

@@ -2,6 +2,7 @@
 
 use super::command::command;
 use super::options::{EraseOptions, model_name};
+use crate::audit::html::EraseReport;
 use crate::audit::{
     ClassifierDetector, Comparison, Detector, DetectorRecord, Drift, Grid, GridRow, Infotext, Move, Report, SCHEMA,
     Shown, Verification, VerifyPlan, VerifyRecord, by_block, encode_png, verify,
@@ -163,9 +164,32 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    /// Writes `report.json` and `grid.png`.
-    pub fn write(&self, folder: &Path, report: &Report, before: &Verification, after: &Verification) -> Result<()> {
+    /// Writes `report.json`, `report.html` and `grid.png`.
+    pub fn write(
+        &self,
+        folder: &Path,
+        report: &Report,
+        loaded: &LoadedModel,
+        before: &Verification,
+        after: &Verification,
+        moves: &[Move<'_>],
+    ) -> Result<()> {
         write_json(&folder.join("report.json"), report)?;
+        let tensors = loaded.model.unet_params.tensors().iter();
+        let scored = tensors.filter(|(name, _)| report.settings.score_scope.contains(name));
+        let page = EraseReport {
+            report,
+            concept: &self.options.concept,
+            model: &model_name(&self.options.model),
+            before,
+            after,
+            moves,
+            scored: &scored.map(|(name, tensor)| (name.clone(), tensor.elem_count())).collect(),
+            missed: &self.missed(report),
+            show: self.options.verify.show,
+        };
+        let path = folder.join("report.html");
+        std::fs::write(&path, page.html()?).map_err(Error::io(&path))?;
         self.write_grid(folder, before, after)
     }
 
