@@ -71,8 +71,9 @@ fn writes_a_model_that_differs_in_the_unet_alone_and_its_evidence() {
         let same = &found[name] == bytes;
         assert_eq!(same, name != "unet/diffusion_pytorch_model.safetensors", "{name}");
     }
-    assert!(found["grid.png"].starts_with(b"\x89PNG"));
+    assert!(found.contains_key("report.html") && found["grid.png"].starts_with(b"\x89PNG"));
     assert_eq!(found.keys().filter(|name| name.starts_with("images/after/")).count(), 10);
+    assert_eq!(found.keys().filter(|name| name.starts_with("images/training/")).count(), 8);
     let report: Value = serde_json::from_slice(&found["report.json"]).unwrap();
     for path in [
         "/schema",
@@ -93,8 +94,21 @@ fn writes_a_model_that_differs_in_the_unet_alone_and_its_evidence() {
         "/settings/kept",
         "/trim/threshold",
         "/losses/2/retain",
+        "/drift/prompts/0/difference",
+        "/drift/retain/ssim",
     ] {
         assert!(report.pointer(path).is_some(), "{path} is not in {report}");
+    }
+    let blocks = report["blocks"].as_array().unwrap();
+    let trimmed: u64 = blocks.iter().map(|block| block["trimmed"].as_u64().unwrap()).sum();
+    assert_eq!(report["trim"]["total"], trimmed, "every trimmed weight lies in a block");
+    assert_eq!((&report["drift"]["retain"]["n"], &report["drift"]["concept"]["n"]), (&4.into(), &4.into()));
+    assert!(report["command"].as_str().unwrap().starts_with("erase-concept --model demo --concept star --seed 0 "));
+    let page = String::from_utf8(found["report.html"].clone()).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html><html lang=\"en\">") && page.ends_with("</html>"));
+    for hash in [&report["base_sha256"], &report["detector"]["sha256"], &report["command"]] {
+        let shown = hash.as_str().unwrap().split(" --").last().unwrap();
+        assert!(page.contains(shown), "{shown} is not in report.html");
     }
     assert_eq!((&report["concept"], &report["rate"]["before"]["n"]), (&"star".into(), &4.into()));
     let run: Value = serde_json::from_slice(&found["run.json"]).unwrap();

@@ -1,5 +1,6 @@
 //! Before/after grids: the same prompts and seeds in rows, with labels.
 
+use super::picture::blurred;
 use font8x8::{BASIC_FONTS, LATIN_FONTS, UnicodeFonts};
 use image::imageops::{FilterType, overlay, resize};
 use image::{Rgb, RgbImage};
@@ -81,9 +82,7 @@ impl Grid<'_> {
 
 fn prepare(image: &RgbImage, w: u32, h: u32, blur: bool) -> RgbImage {
     if blur {
-        // down to a few blocks and back: no sharpening brings it back
-        let tiny = resize(image, 6, 6, FilterType::Triangle);
-        return resize(&tiny, w, h, FilterType::Triangle);
+        return blurred(image, w, h);
     }
     resize(image, w, h, FilterType::Nearest)
 }

@@ -1,18 +1,23 @@
-//! What a model draws, counted: detectors, verification, grids, the report.
+//! What a model draws, counted: detectors, verification, drift, grids, the report.
 
 mod detector;
+mod drift;
 mod grid;
+pub mod html;
 mod interval;
 mod picture;
 mod report;
+mod trimmed;
 mod verify;
 
 pub use detector::{ClassifierDetector, Detector};
+pub use drift::{DRIFT_DEFINITION, Drift, DriftMean, Move, PromptDrift, moves};
 pub use grid::{Grid, GridRow};
 pub use interval::{mean_drop, paired_drop, wilson};
-pub use picture::{Infotext, encode_png, from_images, to_images};
+pub use picture::{Infotext, blurred, encode_png, from_images, to_images};
 pub use report::{
     BeforeAfter, Comparison, DetectorRecord, LabelCount, MeanDrop, Rate, Report, RetainAxis, RunRecord, SCHEMA,
     VerifyRecord, peak_memory,
 };
-pub use verify::{Answer, Shown, Verification, VerifyPlan, verify};
+pub use trimmed::{BlockTrim, block_of, by_block};
+pub use verify::{Answer, Drawn, Shown, Verification, VerifyPlan, verify};

@@ -3,6 +3,7 @@
 use crate::{Error, Result};
 use candle_core::Tensor;
 use image::RgbImage;
+use image::imageops::{FilterType, resize};
 use std::fmt;
 
 /// What made a picture, in the text that A1111 and other tools read.
@@ -73,6 +74,12 @@ pub fn from_images(images: &[RgbImage]) -> Result<Tensor> {
     let values: Vec<f32> = images.iter().flat_map(|i| i.as_raw()).map(|byte| f32::from(*byte) / 127.5 - 1.0).collect();
     let pixels = Tensor::from_vec(values, (images.len(), height, width, 3), &candle_core::Device::Cpu)?;
     Ok(pixels.permute((0, 3, 1, 2))?.contiguous()?)
+}
+
+/// A picture that cannot be recognised: down to a few patches and back, so that no sharpening brings it back.
+pub fn blurred(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+    let tiny = resize(image, 6, 6, FilterType::Triangle);
+    resize(&tiny, width, height, FilterType::Triangle)
 }
 
 /// A PNG with text chunks: `tEXt` where Latin-1 is enough, `iTXt` elsewhere.

@@ -1,6 +1,8 @@
 //! `report.json` (the same for equal runs) and `run.json` (dates, times, memory).
 
+use super::drift::Drift;
 use super::interval::{mean_drop, paired_drop, wilson};
+use super::trimmed::BlockTrim;
 use super::verify::{Answer, Verification};
 use crate::concept::Concept;
 use crate::erase::{Settings, StepRecord, TrimSummary};
@@ -143,11 +145,15 @@ pub struct Report {
     pub seed: u64,
     /// Version of this program.
     pub version: &'static str,
+    /// The command that makes the same result again.
+    pub command: String,
     /// Hash of the base's files.
     pub base_sha256: String,
     /// What was counted before and after; rates are absent without a detector that knows the concept.
     #[serde(flatten)]
     pub counts: Comparison,
+    /// How far the pictures moved.
+    pub drift: Drift,
     /// What did the counting.
     pub detector: Option<DetectorRecord>,
     /// How the pictures were made.
@@ -156,6 +162,8 @@ pub struct Report {
     pub settings: Settings,
     /// What was trimmed.
     pub trim: TrimSummary,
+    /// Where that lies: the UNet's blocks in order.
+    pub blocks: Vec<BlockTrim>,
     /// Every repair step.
     pub losses: Vec<StepRecord>,
 }

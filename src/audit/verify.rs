@@ -1,6 +1,7 @@
 //! Verification: the prompts that nothing was trained on, drawn with fixed seeds, counted by a detector.
 
 use super::detector::Detector;
+use super::drift::averaged_down;
 use super::picture::{from_images, to_images};
 use crate::concept::Concept;
 use crate::progress::{Event, Progress, check_interrupted};
@@ -26,7 +27,7 @@ pub struct VerifyPlan {
     pub seed: u64,
     /// Pictures drawn at a time.
     pub batch: usize,
-    /// Pairs that a grid shows.
+    /// Pairs that are shown.
     pub shown: usize,
 }
 
@@ -40,6 +41,18 @@ pub struct Shown {
     pub image: RgbImage,
     /// Whether a label of the concept was found in it.
     pub hit: bool,
+}
+
+/// One picture as drift compares it.
+pub struct Drawn {
+    /// `concept`, `synonym` or `retain`.
+    pub group: &'static str,
+    /// Its prompt.
+    pub prompt: String,
+    /// Its seed.
+    pub seed: u64,
+    /// The picture, averaged down as [`super::DRIFT_DEFINITION`] says.
+    pub image: RgbImage,
 }
 
 /// Whether a stated label was found in a picture.
@@ -62,6 +75,8 @@ pub struct Verification {
     pub synonyms: Option<Vec<bool>>,
     /// For each axis, the pictures whose prompt states a label on it.
     pub retain: BTreeMap<String, Vec<Answer>>,
+    /// Every picture, in order.
+    pub drawn: Vec<Drawn>,
     /// Pictures of the concept for the grid.
     pub shown_forget: Vec<Shown>,
     /// Pictures of everything else for the grid.
@@ -118,6 +133,7 @@ pub fn verify(
                 rows.iter().zip(texts).zip(seeds).zip(images.into_iter().zip(found))
             {
                 keep(group, *i, prompt, seed, &image)?;
+                out.drawn.push(Drawn { group, prompt: prompt.to_string(), seed, image: averaged_down(&image) });
                 let hit = found.iter().any(|label| labels.contains(label));
                 hits.push(hit);
                 if group == "retain" && detector.is_some() {

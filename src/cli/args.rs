@@ -260,10 +260,10 @@ pub struct VerifyArgs {
     /// Denoising steps of a verification picture [default: --steps, or 12]
     #[arg(long, value_name = "N", hide_short_help = true)]
     pub verify_steps: Option<usize>,
-    /// Write every verification picture beside the report
+    /// Write every picture, of training and of verification, beside the report
     #[arg(long)]
     pub keep_images: bool,
-    /// Do not blur the pictures from before in the grid (concepts of kind content)
+    /// Do not blur the pictures from before in grid and report (concepts of kind content)
     #[arg(long)]
     pub show: bool,
 }

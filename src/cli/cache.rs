@@ -94,11 +94,13 @@ impl<'a> Cache<'a> {
             let latents = tensors.remove("latents")?;
             let count = latents.dims4().ok()?.0;
             (!prompts.is_empty()).then_some(())?;
-            Some(Latents { of_prompt: (0..count).map(|i| i % prompts.len()).collect(), prompts, latents })
+            let of_prompt = (0..count).map(|i| i % prompts.len()).collect();
+            Some(Latents { of_prompt, prompts, latents, first_seed: texts.get("first_seed")?.parse().ok()? })
         };
         let write = |made: &Latents| {
             let prompts = serde_json::to_string(&made.prompts).map_err(Error::usage)?;
-            let texts = BTreeMap::from([("prompts".to_string(), prompts)]);
+            let first_seed = ("first_seed".to_string(), made.first_seed.to_string());
+            let texts = BTreeMap::from([("prompts".to_string(), prompts), first_seed]);
             Ok((BTreeMap::from([("latents".to_string(), made.latents.clone())]), texts))
         };
         let c = self.concept;

@@ -7,10 +7,11 @@ use super::options::EraseOptions;
 use super::output::Display;
 use super::settings::settings;
 use super::stopwatch::Stopwatch;
+use super::training_pictures;
 use crate::checkpoint::{LoadedModel, ModelFiles, OutputFolder, load_model, save_model};
 use crate::erase::{self, Settings};
 use crate::progress::{Event, Progress, check_interrupted};
-use crate::{Result, hub};
+use crate::{Result, audit, hub};
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -47,6 +48,9 @@ fn work(
 ) -> Result<ExitCode> {
     let mut watch = Stopwatch::new(display);
     let data = cache.data(&mut watch)?;
+    if options.verify.keep_images {
+        training_pictures::write(folder.path(), loaded, &options.model, &data, settings, &mut watch)?;
+    }
     let outcome = cache.outcome(&data, &mut watch)?;
     drop(data);
     watch.event(Event::Stage { name: "writing the model", steps: 1 });
@@ -59,16 +63,19 @@ fn work(
     // what is counted is what was written
     let written = load_model(&ModelFiles::Folder(folder.path().to_path_buf()))?;
     let after = evidence.look(&written.model, "after", folder.path(), &mut watch)?;
-    let report = evidence.report(settings, loaded, outcome, &before, &after);
-    evidence.write(folder.path(), &report, &before, &after)?;
+    let moves = audit::moves(&before, &after);
+    let report = evidence.report(settings, loaded, outcome, &before, &after, &moves);
+    evidence.write(folder.path(), &report, loaded, &before, &after, &moves)?;
     write_json(&folder.path().join("run.json"), &watch.record())?;
     watch.event(Event::Stage { name: "moving the result into place", steps: 1 });
     folder.commit()?;
     watch.event(Event::Step { loss: None });
     let output = options.output.display().to_string();
     let missed = evidence.missed(&report);
-    let mut text =
-        format!("{}\nresult: {output} (diffusers folder, grid.png, report.json)", report.summary(&options.concept));
+    let mut text = format!(
+        "{}\nresult: {output} (diffusers folder, report.html, grid.png, report.json)",
+        report.summary(&options.concept)
+    );
     for line in &missed {
         text.push_str(&format!("\nmissed: {line}"));
     }

@@ -1,9 +1,11 @@
 //! The erase job's evidence: the same prompts and seeds before and after, counted, drawn and written down.
 
+use super::command::command;
 use super::options::{EraseOptions, model_name};
+use crate::audit::html::EraseReport;
 use crate::audit::{
-    ClassifierDetector, Comparison, Detector, DetectorRecord, Grid, GridRow, Infotext, Report, SCHEMA, Shown,
-    Verification, VerifyPlan, VerifyRecord, encode_png, verify,
+    ClassifierDetector, Comparison, Detector, DetectorRecord, Drift, Grid, GridRow, Infotext, Move, Report, SCHEMA,
+    Shown, Verification, VerifyPlan, VerifyRecord, by_block, encode_png, verify,
 };
 use crate::checkpoint::{LoadedModel, ModelFiles, load_classifier, write_file};
 use crate::concept::Kind;
@@ -15,8 +17,10 @@ use crate::{Error, Result};
 use serde::Serialize;
 use std::path::Path;
 
-/// Pairs of the concept in the grid, and of everything else.
-const SHOWN: usize = 8;
+/// Pairs of the concept that are shown, and of everything else.
+const SHOWN: usize = 12;
+/// Those of them that are in the grid.
+const IN_GRID: usize = 8;
 /// Guidance of a verification picture where the user says nothing.
 const GUIDANCE_SCALE: f64 = 5.0;
 
@@ -116,7 +120,7 @@ impl<'a> Evidence<'a> {
         verify(&self.options.concept, &self.plan, detector, &mut render, &mut keep, &name, progress)
     }
 
-    /// Everything that was found.
+    /// Everything that was found. `moves` are of `before` and `after`.
     pub fn report(
         &self,
         settings: &Settings,
@@ -124,12 +128,15 @@ impl<'a> Evidence<'a> {
         outcome: Outcome,
         before: &Verification,
         after: &Verification,
+        moves: &[Move<'_>],
     ) -> Report {
         let detector = self.detector.as_ref().map(|d| DetectorRecord {
             name: d.name().to_string(),
             sha256: d.sha256().to_string(),
             rule: format!("a picture counts if it is given one of {}", self.options.concept.detect.labels.join(", ")),
         });
+        let tensors = loaded.model.unet_params.tensors().iter();
+        let tensors = tensors.map(|(name, t)| (name.as_str(), t.elem_count(), settings.score_scope.contains(name)));
         Report {
             schema: SCHEMA,
             concept: self.options.concept.name.clone(),
@@ -137,8 +144,10 @@ impl<'a> Evidence<'a> {
             preset: self.options.preset.clone(),
             seed: self.options.seed,
             version: env!("CARGO_PKG_VERSION"),
+            command: command(self.options),
             base_sha256: loaded.base_sha256.clone(),
             counts: Comparison::new(before, after),
+            drift: Drift::new(moves),
             detector,
             verification: VerifyRecord {
                 scheduler: self.sampling.sampler.to_string(),
@@ -146,17 +155,46 @@ impl<'a> Evidence<'a> {
                 guidance_scale: self.sampling.guidance_scale,
                 seed: self.plan.seed,
             },
+            blocks: by_block(tensors, &outcome.trim.trimmed),
             settings: settings.clone(),
             trim: outcome.trim,
             losses: outcome.losses,
         }
     }
 
-    /// Writes `grid.png` and `report.json`.
-    pub fn write(&self, folder: &Path, report: &Report, before: &Verification, after: &Verification) -> Result<()> {
+    /// Writes `report.json`, `report.html` and `grid.png`.
+    pub fn write(
+        &self,
+        folder: &Path,
+        report: &Report,
+        loaded: &LoadedModel,
+        before: &Verification,
+        after: &Verification,
+        moves: &[Move<'_>],
+    ) -> Result<()> {
+        write_json(&folder.join("report.json"), report)?;
+        let tensors = loaded.model.unet_params.tensors().iter();
+        let scored = tensors.filter(|(name, _)| report.settings.score_scope.contains(name));
+        let page = EraseReport {
+            report,
+            concept: &self.options.concept,
+            model: &model_name(&self.options.model),
+            before,
+            after,
+            moves,
+            scored: &scored.map(|(name, tensor)| (name.clone(), tensor.elem_count())).collect(),
+            missed: &self.missed(report),
+            show: self.options.verify.show,
+        };
+        let path = folder.join("report.html");
+        write_file(&path, page.html()?.as_bytes())?;
+        self.write_grid(folder, before, after)
+    }
+
+    fn write_grid(&self, folder: &Path, before: &Verification, after: &Verification) -> Result<()> {
         let blur = self.options.concept.kind == Kind::Content && !self.options.verify.show;
         fn row<'b>(label: &str, shown: &'b [Shown], blur: bool) -> GridRow<'b> {
-            GridRow { label: label.into(), images: shown.iter().map(|s| &s.image).collect(), blur }
+            GridRow { label: label.into(), images: shown.iter().take(IN_GRID).map(|s| &s.image).collect(), blur }
         }
         let name = &self.options.concept.name;
         let grids = [
@@ -165,7 +203,7 @@ impl<'a> Evidence<'a> {
         ];
         let parts = grids.map(|(title, before, after, blur)| {
             let rows = vec![row("before", before, blur), row("after", after, false)];
-            let captions = before.iter().map(|s| format!("{} #{}", s.prompt, s.seed)).collect();
+            let captions = before.iter().take(IN_GRID).map(|s| format!("{} #{}", s.prompt, s.seed)).collect();
             Grid { title, rows, captions }.draw()
         });
         let (width, height) =
@@ -177,8 +215,7 @@ impl<'a> Evidence<'a> {
             top += i64::from(part.height());
         }
         let path = folder.join("grid.png");
-        write_file(&path, &encode_png(&grid, &[])?)?;
-        write_json(&folder.join("report.json"), report)
+        write_file(&path, &encode_png(&grid, &[])?)
     }
 
     /// The limits that were asked for and are missed, in words.

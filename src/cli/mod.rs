@@ -3,6 +3,7 @@
 pub mod args;
 mod bench;
 mod cache;
+mod command;
 mod erase;
 mod evidence;
 pub mod exit_code;
@@ -11,6 +12,7 @@ pub mod output;
 mod sample;
 mod settings;
 mod stopwatch;
+mod training_pictures;
 
 pub use exit_code::ExitCode;
 

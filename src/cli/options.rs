@@ -84,6 +84,10 @@ pub struct VerifyOptions {
 pub struct EraseOptions {
     /// What to erase.
     pub concept: Concept,
+    /// The name, file or text that it was made from.
+    pub concept_argument: String,
+    /// Its kind, where that had to be said.
+    pub kind: Option<Kind>,
     /// The model's name or folder.
     pub model: String,
     /// Seed of all randomness.
@@ -239,7 +243,8 @@ impl TryFrom<&EraseArgs> for EraseOptions {
             Error::usage(format!("--concept NAME is missing: what should be erased? Shipped concepts: {names}"))
         })?;
         let kind = args.kind.as_deref().map(Kind::from_str).transpose();
-        let concept = Concept::resolve(name, kind.map_err(|error| Error::usage(format!("--kind: {error}")))?)?;
+        let kind = kind.map_err(|error| Error::usage(format!("--kind: {error}")))?;
+        let concept = Concept::resolve(name, kind)?;
         let sampling = Sampling::try_from(&args.sampling)?;
         let mut overrides = Overrides::from(&args.method);
         overrides.data_steps = overrides.data_steps.or(sampling.steps);
@@ -277,6 +282,8 @@ impl TryFrom<&EraseArgs> for EraseOptions {
         )?;
         Ok(Self {
             concept,
+            concept_argument: name.to_string(),
+            kind,
             model,
             seed,
             preset: args.preset.clone(),
@@ -305,6 +312,8 @@ impl TryFrom<&BenchArgs> for BenchOptions {
             for seed in &args.seeds {
                 jobs.push(EraseOptions {
                     concept: concept.clone(),
+                    concept_argument: name.clone(),
+                    kind: None,
                     model: args.model.clone(),
                     seed: *seed,
                     preset: grid.name.clone(),

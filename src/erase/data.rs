@@ -20,6 +20,8 @@ pub struct Latents {
     pub of_prompt: Vec<usize>,
     /// `(N, C, h, w)`, in the UNet's scale.
     pub latents: Tensor,
+    /// Seed of the first latent; the i-th has this + i.
+    pub first_seed: u64,
 }
 
 /// What scoring and repair are fed with.
@@ -62,7 +64,7 @@ impl Latents {
             parts.push(model.sample_latents(&unet, &options, &texts, &negatives, &seeds)?);
             (0..texts.len()).for_each(|_| progress.event(Event::Step { loss: None }));
         }
-        Ok(Self { prompts: prompts.to_vec(), of_prompt, latents: Tensor::cat(&parts, 0)? })
+        Ok(Self { prompts: prompts.to_vec(), of_prompt, latents: Tensor::cat(&parts, 0)?, first_seed: seed })
     }
 
     /// Number of latents.

@@ -1,0 +1,176 @@
+//! Pairs of pictures with a slider, and pictures as part of the file.
+
+use super::super::picture::{blurred, encode_png};
+use crate::Result;
+use image::RgbImage;
+use image::imageops::{FilterType, resize};
+use maud::{Markup, html};
+
+/// Pictures are embedded with at most this many pixels on the longer side.
+const LARGEST: u32 = 384;
+/// Pictures below this width are enlarged pixel by pixel, so that what is seen is what was drawn.
+const SMALL: u32 = 160;
+/// Width and height of a picture that is made unrecognisable.
+const BLURRED: u32 = 64;
+
+/// One picture of a pair.
+pub struct Side {
+    /// Its bytes as a `data:` URI.
+    pub uri: String,
+    /// Width and height.
+    pub size: (u32, u32),
+    /// Whether the concept was found in it; `None` if nothing was counted.
+    pub found: Option<bool>,
+    /// Whether it is unrecognisable.
+    pub blurred: bool,
+}
+
+/// The same prompt and seed before and after.
+pub struct Pair {
+    /// The prompt.
+    pub prompt: String,
+    /// The seed.
+    pub seed: u64,
+    /// Before and after.
+    pub sides: [Side; 2],
+    /// A line below.
+    pub note: Option<String>,
+}
+
+impl Side {
+    /// Encodes a picture. One that is to be unrecognisable is so in its bytes.
+    pub fn new(image: &RgbImage, found: Option<bool>, blur: bool) -> Result<Self> {
+        let (width, height) = image.dimensions();
+        let image = match (blur, width.max(height)) {
+            (true, _) => blurred(image, BLURRED, BLURRED),
+            (false, side) if side > LARGEST => {
+                let scaled = |x: u32| (u64::from(x) * u64::from(LARGEST) / u64::from(side)).max(1) as u32;
+                resize(image, scaled(width), scaled(height), FilterType::Triangle)
+            }
+            _ => image.clone(),
+        };
+        let uri = format!("data:image/png;base64,{}", base64(&encode_png(&image, &[])?));
+        Ok(Self { uri, size: (width, height), found, blurred: blur })
+    }
+
+    fn html(&self, when: &str, prompt: &str) -> Markup {
+        let what = if self.blurred { ", made unrecognisable" } else { "" };
+        let small = self.size.0 < SMALL && !self.blurred;
+        html! {
+            span.shot .(when) {
+                img .pixels[small] src=(self.uri) width=(self.size.0) height=(self.size.1) draggable="false"
+                    alt={ (when) (what) ": " (prompt) };
+                span.tag aria-hidden="true" { (when) }
+            }
+        }
+    }
+}
+
+impl Pair {
+    /// A figure: without script and in print both pictures stand side by side.
+    pub fn html(&self) -> Markup {
+        let [before, after] = &self.sides;
+        html! {
+            figure.pair data-pair {
+                div.frame {
+                    (before.html("before", &self.prompt))
+                    (after.html("after", &self.prompt))
+                    span.line aria-hidden="true" {}
+                }
+                input type="range" min="0" max="100" value="50" autocomplete="off"
+                    aria-label={
+                        "How much is from before: " (self.prompt) ", seed " (self.seed)
+                        @if let Some(note) = &self.note { ", " (note) }
+                    };
+                figcaption {
+                    span.prompt { (self.prompt) }
+                    span.seed { "seed " (self.seed) }
+                    @if let (Some(b), Some(a)) = (before.found, after.found) {
+                        span.found { (found(b)) " before, " b.still[a] { (found(a)) } " after" }
+                    }
+                    @if let Some(note) = &self.note { span.found { (note) } }
+                }
+            }
+        }
+    }
+}
+
+fn found(hit: bool) -> &'static str {
+    if hit { "found" } else { "not found" }
+}
+
+/// Pairs beneath one slider that moves all of them. `name` tells it from other galleries' sliders.
+pub fn gallery(name: &str, pairs: &[Pair]) -> Markup {
+    html! {
+        div.gallery data-gallery {
+            label.all {
+                span { "Move all " (name) }
+                input type="range" min="0" max="100" value="50" autocomplete="off" aria-label={ "Move all " (name) };
+                span.ends aria-hidden="true" { span.after-text { "all after" } span.before-text { "all before" } }
+            }
+            div.pairs { @for pair in pairs { (pair.html()) } }
+        }
+    }
+}
+
+/// RFC 4648, section 4.
+pub fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for i in 0..4 {
+            let letter = LETTERS[(bits >> (18 - 6 * i) & 63) as usize];
+            out.push(if i <= chunk.len() { char::from(letter) } else { '=' });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::Rgb;
+
+    #[test]
+    fn base64_equals_the_rfcs_test_vectors() {
+        let vectors = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ];
+        for (text, encoded) in vectors {
+            assert_eq!(base64(text.as_bytes()), encoded);
+        }
+        assert_eq!(base64(&[0xfb, 0xff, 0xfe]), "+//+");
+    }
+
+    #[test]
+    fn a_blurred_side_holds_no_detail_and_a_sharp_one_all() {
+        let sharp = |inverse| {
+            RgbImage::from_fn(
+                64,
+                64,
+                move |x, y| if ((x + y) % 2 == 0) != inverse { Rgb([0; 3]) } else { Rgb([255; 3]) },
+            )
+        };
+        let uri = |inverse, blur| Side::new(&sharp(inverse), None, blur).unwrap().uri;
+        assert_ne!(uri(false, false), uri(true, false));
+        // what differs in every pixel cannot be told apart any more
+        assert_eq!(uri(false, true), uri(true, true));
+        assert_ne!(uri(false, true), uri(false, false));
+    }
+
+    #[test]
+    fn large_pictures_are_made_smaller_but_keep_their_place() {
+        let side = Side::new(&RgbImage::new(1024, 512), None, false).unwrap();
+        assert_eq!(side.size, (1024, 512));
+        let encoded = base64(&encode_png(&RgbImage::new(384, 192), &[]).unwrap());
+        assert!(side.uri.ends_with(&encoded));
+    }
+}
