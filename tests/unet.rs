@@ -83,3 +83,21 @@ fn configs_that_contradict_themselves_are_refused() {
         assert!(error.contains(says), "{says:?} not in {error:?}");
     }
 }
+
+#[test]
+fn a_detached_network_records_no_graph_and_sees_every_update() {
+    let (config, mut params) = load(fixture("tiny-sd21/unet"));
+    let name = params.tensors().keys().find(|name| name.ends_with("attn2.to_k.weight")).unwrap().clone();
+    params.make_trainable([&name]).unwrap();
+    let g = goldens("tiny-sd21");
+    let forward = |unet: &Unet| unet.forward(&g["start"], &[321.0], &g["text"]).unwrap();
+    let (student, sampler) = (Unet::new(&config, &params).unwrap(), Unet::new(&config, &params.detached()).unwrap());
+    let (tracked, plain) = (forward(&student), forward(&sampler));
+    assert!(tracked.track_op(), "a trainable network records its graph");
+    assert!(!plain.track_op(), "a step of sampling keeps nothing of the one before");
+    assert_eq!(difference(&tracked, &plain).0, 0.0);
+    let var = &params.vars()[&name];
+    var.set(&(var.as_tensor() * 3.0).unwrap()).unwrap();
+    assert_ne!(difference(&forward(&sampler), &plain).0, 0.0);
+    assert_eq!(difference(&forward(&sampler), &forward(&student)).0, 0.0);
+}

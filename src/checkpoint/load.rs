@@ -149,13 +149,6 @@ fn check_pipeline(files: &ModelFiles) -> Result<()> {
 /// What the configs say about each other's tensors.
 fn check_widths(files: &ModelFiles) -> Result<()> {
     let unet: Value = json(files, "unet/config.json")?;
-    let channels = |key: &str| unet.get(key).and_then(Value::as_u64);
-    if let (Some(a), Some(b)) = (channels("in_channels"), channels("out_channels"))
-        && a != b
-    {
-        let what = format!("in_channels is {a}, but out_channels is {b}; only plain text-to-image models are edited");
-        return Err(Error::file(files.describe("unet/config.json"), what));
-    }
     for (ours, other, theirs) in [
         ("cross_attention_dim", "text_encoder/config.json", "hidden_size"),
         ("in_channels", "vae/config.json", "latent_channels"),
@@ -167,6 +160,13 @@ fn check_widths(files: &ModelFiles) -> Result<()> {
             let what = format!("{ours} is {a}, but {theirs} in {other} is {b}; are they from one text-to-image model?");
             return Err(Error::file(files.describe("unet/config.json"), what));
         }
+    }
+    let channels = |key: &str| unet.get(key).and_then(Value::as_u64);
+    if let (Some(a), Some(b)) = (channels("in_channels"), channels("out_channels"))
+        && a != b
+    {
+        let what = format!("in_channels is {a}, but out_channels is {b}; only plain text-to-image models are edited");
+        return Err(Error::file(files.describe("unet/config.json"), what));
     }
     Ok(())
 }

@@ -21,7 +21,8 @@ pub(super) struct Temporary(PathBuf);
 impl Temporary {
     /// Takes a path for this process; `None` if it already has it.
     pub fn register(path: PathBuf) -> Option<Self> {
-        live().insert(path.clone()).then_some(Self(path))
+        let is_new = live().insert(path.clone());
+        if is_new { Some(Self(path)) } else { None } // not `then_some`, which would make one in any case, and drop it
     }
 
     /// Where it is.

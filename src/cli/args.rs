@@ -257,7 +257,7 @@ pub struct VerifyArgs {
     /// Pictures of everything else, before and after
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub retain_images: usize,
-    /// Denoising steps of a verification picture [default: --steps, or 12]
+    /// Denoising steps of a verification picture [default: --steps, or 8]
     #[arg(long, value_name = "N", hide_short_help = true)]
     pub verify_steps: Option<usize>,
     /// Write every picture, of training and of verification, beside the report

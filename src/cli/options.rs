@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Denoising steps of a verification picture where the user says nothing.
-const VERIFY_STEPS: usize = 12;
+const VERIFY_STEPS: usize = 8;
 
 /// More threads than this are a slip of the keyboard, and would take the machine down.
 const MAX_THREADS: usize = 1024;

@@ -213,12 +213,13 @@ impl Repair<'_> {
         Ok(Tensor::cat(&[&unconditional, &context.narrow(0, empty, rows - empty)?], 0)?)
     }
 
-    /// Mean squared error, each row weighted by `min(sigma_t, 8) / 2` if the settings say so.
+    /// Mean squared error, each row weighted by `(min(sigma_t, 8) / 2)^p` with the settings' power p.
     fn weighted_mse(&self, prediction: &Tensor, target: &Tensor, t: &[f32]) -> Result<Tensor> {
-        if !self.settings.weighted {
+        let power = self.settings.noise_weight;
+        if power == 0.0 {
             return mse(prediction, target);
         }
-        let root = |t: &f32| (self.schedule.sigma(f64::from(*t)).min(8.0) / 2.0).sqrt() as f32;
+        let root = |t: &f32| (self.schedule.sigma(f64::from(*t)).min(8.0) / 2.0).powf(power / 2.0) as f32;
         let roots = Tensor::from_vec(t.iter().map(root).collect(), (t.len(), 1, 1, 1), prediction.device())?;
         mse(&prediction.broadcast_mul(&roots)?, &target.broadcast_mul(&roots)?)
     }

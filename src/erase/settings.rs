@@ -157,9 +157,9 @@ pub struct Settings {
     pub batches: Batches,
     /// How timesteps are drawn.
     pub timesteps: Timesteps,
-    /// Whether a row's loss is weighted by its noise level sigma, up to a bound: an error in the predicted noise moves the
-    /// predicted picture by sigma times as much.
-    pub weighted: bool,
+    /// The power of its noise level sigma (up to a bound) that a row's loss is weighted by; 0 weighs all alike. An error in
+    /// the predicted noise moves the predicted picture by sigma times as much.
+    pub noise_weight: f64,
     /// The fraction of retain rows whose prompt is empty: guidance subtracts the unconditional prediction several times, so
     /// that must not drift either.
     pub unconditional: f64,
@@ -242,7 +242,7 @@ impl Settings {
             retain_batch: 12,
             batches: Batches::Live,
             timesteps: Timesteps::Late,
-            weighted: true,
+            noise_weight: 1.0,
             unconditional: 0.25,
             context: 0.0,
             mixed: 0.0,
@@ -265,7 +265,7 @@ impl Settings {
             init: Init::Kaiming,
             forget_term: ForgetTerm::Ascent,
             timesteps: Timesteps::Uniform,
-            weighted: false,
+            noise_weight: 0.0,
             unconditional: 0.0,
             context: 0.0,
             mixed: 0.0,
@@ -303,7 +303,7 @@ impl Settings {
             retain_batch: 16,
             batches: Batches::Fixed,
             timesteps: Timesteps::Uniform,
-            weighted: false,
+            noise_weight: 0.0,
             unconditional: 0.0,
             context: 0.0,
             mixed: 0.0,
@@ -352,6 +352,9 @@ impl Settings {
         positive("--learning-rate", self.learning_rate)?;
         if !(self.lambda >= 0.0 && self.lambda.is_finite()) {
             return wrong(format!("--lambda {} must not be negative", self.lambda));
+        }
+        if !(0.0..=2.0).contains(&self.noise_weight) {
+            return wrong(format!("noise_weight {} must lie between 0 and 2", self.noise_weight));
         }
         if !(self.context >= 0.0 && self.context.is_finite()) {
             return wrong(format!("--context {} must not be negative", self.context));

@@ -42,7 +42,7 @@ fn headline(report: &Report) -> String {
             _ if r.before.hits == 0 => {
                 format!("“{name}” was found in no picture even before, so that nothing can be said of its erasure.")
             }
-            (after, _) if after == 0.0 => {
+            (0.0, _) => {
                 format!("“{name}” no longer appears in any of {}.", count(r.after.n, "test picture"))
             }
             (after, before) if after <= 0.05 && after < before => {

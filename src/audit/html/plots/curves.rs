@@ -50,12 +50,13 @@ pub fn curve(c: &Curve<'_>) -> Markup {
             (axis.html(TOP, bottom))
             @for tick in ticks(low, high, 4) {
                 line.grid x1="0" x2="100%" y1=(y(tick)) y2=(y(tick)) {}
-                text.tick x="0" y=(y(tick)) dy="-4" { (short(tick)) }
             }
             svg x="2%" y=(TOP) width="96%" height=(HEIGHT) viewBox="0 0 1000 100" preserveAspectRatio="none" overflow="visible" {
                 polyline.raw.(c.class) points=(line(c.values)) {}
                 polyline.mean.(c.class) points=(line(&moving_mean(c.values))) {}
             }
+            // over the curves, so that the numbers can be read
+            @for tick in ticks(low, high, 4) { text.tick x="0" y=(y(tick)) dy="-4" { (short(tick)) } }
             @for step in c.marked {
                 @let x = axis.x(*step as f64 + 1.0);
                 line.rug x1=(x) x2=(x) y1=(TOP + HEIGHT + 3) y2=(bottom - 1) {}
