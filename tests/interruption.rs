@@ -24,6 +24,7 @@ const STAGES: [&str; 8] = [
 ];
 
 fn signal(child: &Child, name: &str) {
+    // a child that has ended is still there until we wait for it, so this never fails
     let sent = std::process::Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
     assert!(sent.success(), "kill {name}");
 }
@@ -44,12 +45,17 @@ impl Ended {
 /// Runs the program and sends `kind` when the event for which `when` is true is printed.
 fn stopped(tiny: &Tiny, args: &[&str], kind: &str, when: impl Fn(&Value) -> bool) -> Ended {
     let mut child = tiny.spawn(&[args, &["--json"]].concat());
-    let (mut events, mut sent) = (Vec::new(), false);
+    let (mut events, mut sent, mut steps) = (Vec::new(), false, 0);
     for line in BufReader::new(child.stdout.take().unwrap()).lines() {
         let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
         if !sent && when(&event) {
             signal(&child, kind);
             sent = true;
+        }
+        steps += usize::from(sent && event["event"] == "step");
+        if steps > 1000 {
+            child.kill().unwrap();
+            panic!("1000 steps after the signal it still runs");
         }
         events.push(event);
     }
@@ -97,13 +103,21 @@ fn stopped_at_the_very_end_the_result_is_whole_or_absent() {
     let expected = undisturbed(&tiny);
     let before = tree(tiny.root());
     let out = tiny.root().join("out");
-    for overwrite in [false, true, true] {
+    for delay in 0..16 {
+        let overwrite = delay % 2 == 0;
         if overwrite {
             std::fs::create_dir(&out).unwrap();
             std::fs::write(out.join("old"), "old").unwrap();
         }
         let args = tiny.erase(&["--output", "out", "--overwrite"]);
-        let ended = stopped(&tiny, &args, "-INT", stage("moving the result into place"));
+        // from before the move until after it, which no event marks
+        let moving = stage("moving the result into place");
+        let ended = stopped(&tiny, &args, "-INT", |event| {
+            moving(event) && {
+                std::thread::sleep(Duration::from_millis(4 * delay));
+                true
+            }
+        });
         match ended.status.code() {
             Some(0) => assert_same(&expected, &result(&out), "committed"),
             Some(130) if overwrite => assert_eq!(tree(&out), ["old"]),
@@ -206,6 +220,7 @@ fn long_stages_stop_within_a_step() {
     let mut args = tiny.erase(&["--output", "out"]);
     let at = args.iter().position(|arg| *arg == "--repair-steps").unwrap();
     args[at + 1] = "1000000";
+    args.extend(["--memories", "0"]);
     let third = |event: &Value| event["event"] == "step" && event["step"] == 3 && event["steps"] == 1_000_000;
     let ended = stopped(&tiny, &args, "-INT", third);
     assert_eq!(ended.status.code(), Some(130), "{}", ended.stderr);

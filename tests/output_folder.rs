@@ -172,6 +172,30 @@ fn what_dead_processes_left_is_swept_and_what_live_ones_write_is_not() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn files_that_dead_processes_left_are_swept_and_those_of_live_ones_are_not() {
+    let tmp = tempfile::tempdir().expect("tempdir");
+    let dead = dead_pid();
+    let kept = [".a.partial-1-x", ".b.partial-x", ".c.partial-1", "d.partial-2-x", "e"]; // 1 is alive
+    kept.iter().for_each(|name| write(tmp.path().join(name), "x"));
+    for name in [format!(".a.b.partial-{dead}-x"), format!(".a.partial-{}-x", std::process::id())] {
+        write(tmp.path().join(name), "x");
+    }
+    // as a process in another container would have it
+    let locked = format!(".l.partial-{dead}-x");
+    write(tmp.path().join(&locked), "x");
+    let file = fs::File::open(tmp.path().join(&locked)).expect("open");
+    file.lock().expect("lock");
+    erase_concept::checkpoint::sweep_files(tmp.path()).expect("sweep");
+    let mut expected: Vec<&str> = kept.iter().copied().chain([locked.as_str()]).collect();
+    expected.sort_unstable();
+    assert_eq!(names(tmp.path()), expected);
+    drop(file);
+    erase_concept::checkpoint::sweep_files(tmp.path()).expect("sweep");
+    assert_eq!(names(tmp.path()), kept);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn an_old_folder_comes_back_if_the_new_one_never_arrived() {
     let tmp = tempfile::tempdir().expect("tempdir");
     write(tmp.path().join(format!(".out.old-{}", dead_pid())).join("model"), "precious");

@@ -227,10 +227,11 @@ mod tests {
 
     #[test]
     fn large_pictures_are_averaged_and_small_ones_left() {
-        let large = RgbImage::from_fn(513, 512, |x, y| Rgb([(x % 2 * 100) as u8, (y % 2 * 50) as u8, 7]));
+        let large =
+            RgbImage::from_fn(513, 512, |x, y| Rgb([x % 2 * 100, y % 2 * 50, (x + y) % 2 * 80].map(|v| v as u8)));
         let small = averaged_down(&large);
         assert_eq!(small.dimensions(), (256, 256));
-        assert!(small.pixels().all(|p| p.0 == [50, 25, 7]));
+        assert!(small.pixels().all(|p| p.0 == [50, 25, 40]));
         assert_eq!(averaged_down(&picture(1)), picture(1));
     }
 

@@ -46,7 +46,7 @@ impl Tokenizer {
         let (bos, eos) = (special("bos_token", "<|startoftext|>"), special("eos_token", "<|endoftext|>"));
         let pad = special("pad_token", &eos);
         let bytes = match get("tokenizer.json")? {
-            Some(bytes) => bytes,
+            Some(bytes) => without_decoder(&bytes)?,
             None => {
                 let file = |name: &str| {
                     get(name)?.ok_or_else(|| {
@@ -107,6 +107,14 @@ impl Tokenizer {
         }
         Ok(tokens)
     }
+}
+
+/// A `tokenizer.json` without its decoder, which is not needed here, and on which the tokenizers crate panics if it is damaged.
+fn without_decoder(bytes: &[u8]) -> Result<Vec<u8>> {
+    let file: serde_json::Result<serde_json::Map<String, Value>> = serde_json::from_slice(bytes);
+    let mut file = file.map_err(|e| Error::usage(format!("tokenizer.json: {e}")))?;
+    file.remove("decoder");
+    serde_json::to_vec(&file).map_err(Error::usage)
 }
 
 /// The `tokenizer.json` that transformers makes of a CLIP vocabulary.
