@@ -90,7 +90,7 @@ fn writes_a_model_that_differs_in_the_unet_alone_and_its_evidence() {
         "/synonyms/after/high",
         "/retain/shape/before",
         "/retain/shape/after",
-        "/retain/style/n",
+        "/retain/shape/n",
         "/settings/kept",
         "/trim/threshold",
         "/losses/2/retain",

@@ -66,7 +66,7 @@ fn headline(report: &Report) -> String {
         ),
         Some(m) if m.high < 0.0 => " Everything else lost nothing; it is even recognised a little better.".to_string(),
         Some(m) if m.drop > 0.0 => " What everything else lost is within noise.".to_string(),
-        Some(_) => " Everything else is unchanged, within noise.".to_string(),
+        Some(_) => " In everything else no loss can be told from chance.".to_string(),
     };
     gone + &rest
 }

@@ -93,7 +93,7 @@ fn place(name: &str) -> (String, String) {
     (module, matrix)
 }
 
-/// Modules down, matrices across; a cell is the darker the greater its share.
+/// modules down, matrices across; a cell is the stronger in colour the greater its share.
 fn map(trimmed: &BTreeMap<String, usize>, scored: &BTreeMap<String, usize>) -> Markup {
     let mut cells: BTreeMap<(String, String), (usize, usize)> = BTreeMap::new();
     for (name, entries) in scored {
@@ -112,7 +112,7 @@ fn map(trimmed: &BTreeMap<String, usize>, scored: &BTreeMap<String, usize>) -> M
     html! {
         div.scroll role="region" aria-label="Trimmed weights by module and matrix" tabindex="0" {
             table.map {
-                caption { "Percent of the weights of each matrix that were trimmed; the darkest is " (number(100.0 * most, 2)) " %" }
+                caption { "Percent of the weights of each matrix that were trimmed; the strongest colour is " (number(100.0 * most, 2)) " %" }
                 thead { tr { th scope="col" { "module" } @for matrix in &matrices { th scope="col" { (matrix) } } } }
                 tbody {
                     @for module in &modules {
