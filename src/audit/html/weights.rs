@@ -93,7 +93,7 @@ fn place(name: &str) -> (String, String) {
     (module, matrix)
 }
 
-/// modules down, matrices across; a cell is the stronger in colour the greater its share.
+/// Modules down, matrices across; a cell is the stronger in colour the greater its share.
 fn map(trimmed: &BTreeMap<String, usize>, scored: &BTreeMap<String, usize>) -> Markup {
     let mut cells: BTreeMap<(String, String), (usize, usize)> = BTreeMap::new();
     for (name, entries) in scored {
