@@ -150,7 +150,10 @@ pub fn scissorhands(
 
     let mut params = trimmed.frozen_copy()?;
     params.make_trainable(&scopes.train)?;
-    let context = context::KeptContext::new(base, &scopes.train, &model.embed(&concept.retain)?)?;
+    let context = match settings.context {
+        0.0 => None,
+        _ => Some(context::KeptContext::new(base, &scopes.train, &model.embed(&concept.retain)?)?),
+    };
     let repair = Repair {
         config: &model.unet_config,
         params: &params,
@@ -159,7 +162,7 @@ pub fn scissorhands(
         data,
         embeddings: &embeddings,
         settings,
-        context: &context,
+        context: context.as_ref(),
         project: &scopes.project,
     };
     let losses = repair.run(&mut stream(3), progress)?;

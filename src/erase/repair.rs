@@ -59,8 +59,8 @@ pub struct Repair<'a> {
     pub embeddings: &'a Embeddings,
     /// Settings.
     pub settings: &'a Settings,
-    /// Keys and values that are to stay.
-    pub context: &'a KeptContext,
+    /// Keys and values that are to stay, if the settings weigh them.
+    pub context: Option<&'a KeptContext>,
     /// Names over which the gradients are projected.
     pub project: &'a [String],
 }
@@ -86,8 +86,8 @@ impl Repair<'_> {
             let f = forget.next_mixed(noise, Some(&self.data.retain), s.mixed)?;
             let r = retain.next(noise)?;
             let (mut gradients, mut record) = self.gradients(&student, &base, &current, &f, &r)?;
-            if s.context > 0.0 {
-                record.context = self.context.add_gradient(self.params, s.context, &mut gradients)?;
+            if let Some(context) = self.context {
+                record.context = context.add_gradient(self.params, s.context, &mut gradients)?;
             }
             if !memories.is_empty() {
                 let p = &s.projection;
