@@ -32,7 +32,7 @@ CONCEPTS = {"star": "word", "circle": "word", "ring": "word", "striped": "style"
 # to crescent 0.28, to circle 0.65): the smaller the change, the less else it moves.
 NEIGHBOURS = {"star": "crescent", "circle": "heart", "ring": "crescent", "striped": "plain", "dotted": "plain",
               "red": "pink"}
-FORGET, RETAIN, VERIFY_FORGET, VERIFY_SYNONYMS, VERIFY_RETAIN = 60, 256, 48, 32, 256
+FORGET, RETAIN, VERIFY_FORGET, VERIFY_SYNONYMS, VERIFY_RETAIN = 60, 256, 128, 64, 500
 
 
 class Deck:
@@ -121,7 +121,9 @@ def concept_file(name, axis):
     for k, word in enumerate(synonyms):
         share = VERIFY_SYNONYMS // len(synonyms)
         verify_synonyms += scenes(rng, share, True, {axis: word}, set(), short=4)
-    verify_retain = scenes(rng, VERIFY_RETAIN, True, {}, hidden, short=16)
+    verify_retain = scenes(rng, VERIFY_RETAIN, True, {}, hidden, short=30)
+    for prompts in (verify_forget, verify_synonyms, verify_retain):
+        rng.shuffle(prompts)  # so that the first few are like all of them
     label = {"word": "shape", "style": "style", "color": "color"}[axis] + ": " + name
     kind = {"word": "object", "style": "style", "color": "style"}[axis]
     rows = ["{ prompt = \"%s\", labels = [%s] }" % (text(s), ", ".join(f'"{label}"' for label in labels(s)))

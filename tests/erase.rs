@@ -135,19 +135,26 @@ fn the_same_seed_gives_the_same_bytes_with_any_threads_and_from_the_cache() {
     let folder = tempfile::tempdir().unwrap();
     let (cache, path) = (folder.path().join("cache"), |name: &str| folder.path().join(name));
     let cache = cache.to_str().unwrap();
-    erase(&path("a"), &["--threads", "1"]).success();
-    erase(&path("b"), &["--threads", "2", "--cache", cache]).success();
-    erase(&path("c"), &["--threads", "3", "--cache", cache]).success();
-    erase(&path("d"), &["--seed", "1"]).success();
-    let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| without_run(files(&path(name))));
-    for other in [&b, &c] {
+    let run = |name: &str, more: &[&str]| {
+        erase(&path(name), &[&["--keep-images"], more].concat()).success();
+        without_run(files(&path(name)))
+    };
+    let a = run("a", &["--threads", "1"]);
+    let b = run("b", &["--threads", "2", "--cache", cache]);
+    let c = run("c", &["--threads", "8"]);
+    let d = run("d", &["--threads", "3", "--cache", cache]);
+    assert!(a.keys().any(|name| name.starts_with("images/after/")) && a.contains_key("report.html"));
+    for other in [&b, &c, &d] {
         for (name, bytes) in &a {
             assert!(other[name] == *bytes, "{name} differs");
         }
         assert_eq!(a.len(), other.len());
     }
     let unet = "unet/diffusion_pytorch_model.safetensors";
-    assert_ne!(a[unet], d[unet], "another seed is another result");
+    let other = run("other", &["--seed", "1"]);
+    assert_ne!(a[unet], other[unet], "another seed is another result");
+    let before = |name: &&String| name.starts_with("images/before/");
+    assert!(a.keys().filter(before).eq(other.keys().filter(before)), "pictures are drawn from the same seeds");
     assert_eq!(std::fs::read_dir(cache).unwrap().count(), 3, "found again, not made again");
 }
 

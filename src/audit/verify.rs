@@ -14,6 +14,10 @@ use std::collections::BTreeMap;
 /// Draws `(B, 3, H, W)` in about -1 to 1 for prompts and seeds.
 pub type Render<'a> = dyn FnMut(&[&str], &[u64]) -> Result<Tensor> + 'a;
 
+/// What is added to the plan's seed for concept, synonyms and everything else: so their numbers do not depend on how many
+/// pictures the other groups have.
+pub const GROUP_SEEDS: [u64; 3] = [0, 1_000_000, 2_000_000];
+
 /// How many pictures of what, from which seed.
 #[derive(Debug, Clone)]
 pub struct VerifyPlan {
@@ -23,7 +27,7 @@ pub struct VerifyPlan {
     pub synonym_images: usize,
     /// Pictures of everything else.
     pub retain_images: usize,
-    /// Seed of the first picture; picture i has seed + i.
+    /// Seed of the first picture of the concept; picture i has seed + i, and each group's begin at [`GROUP_SEEDS`].
     pub seed: u64,
     /// Pictures drawn at a time.
     pub batch: usize,
@@ -116,8 +120,7 @@ pub fn verify(
     let words: Vec<&str> = v.synonyms.iter().map(String::as_str).collect();
     let groups =
         [("concept", forget, plan.images), ("synonym", words, synonyms), ("retain", retain, plan.retain_images)];
-    let mut first = plan.seed;
-    for (group, prompts, count) in groups {
+    for ((group, prompts, count), first) in groups.into_iter().zip(GROUP_SEEDS.map(|g| plan.seed.wrapping_add(g))) {
         let mut hits = Vec::with_capacity(count);
         for start in (0..count).step_by(plan.batch.max(1)) {
             check_interrupted()?;
@@ -150,7 +153,6 @@ pub fn verify(
                 progress.event(Event::Step { loss: None });
             }
         }
-        first = first.wrapping_add(count as u64);
         match group {
             "concept" if counts.is_some() => out.forget = Some(hits),
             "synonym" if counts.is_some() && count > 0 => out.synonyms = Some(hits),

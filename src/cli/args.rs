@@ -188,6 +188,9 @@ pub struct MethodArgs {
     /// Fraction of the scored weights that is kept; the rest is trimmed
     #[arg(long, value_name = "X")]
     pub kept: Option<f64>,
+    /// Weight of the forget prompts in the closed-form edit that the repair starts from; 0 leaves the edit out
+    #[arg(long, value_name = "X", hide_short_help = true)]
+    pub edit: Option<f64>,
     /// Repair steps
     #[arg(long, value_name = "N")]
     pub repair_steps: Option<usize>,
@@ -260,6 +263,9 @@ pub struct VerifyArgs {
     /// Denoising steps of a verification picture [default: --steps, or 8]
     #[arg(long, value_name = "N", hide_short_help = true)]
     pub verify_steps: Option<usize>,
+    /// Seed of the first verification picture; the same for every --seed, so that runs can be compared picture by picture
+    #[arg(long, value_name = "N", default_value_t = 1_000_000_000, hide_short_help = true)]
+    pub verify_seed: u64,
     /// Write every picture, of training and of verification, beside the report
     #[arg(long)]
     pub keep_images: bool,

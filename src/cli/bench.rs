@@ -15,7 +15,7 @@ use crate::{Error, Result, hub};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Runs what is not known yet, and writes table and plot after every outcome.
@@ -39,6 +39,7 @@ pub fn run(options: &BenchOptions, display: &mut Display) -> Result<ExitCode> {
     let names: Vec<String> = options.grid.variants.iter().map(|variant| variant.name.clone()).collect();
     let total = options.jobs.len() * names.len();
     let mut outcomes = Vec::new();
+    let mut before = None;
     for job in &options.jobs {
         let bench = Bench {
             job,
@@ -47,7 +48,7 @@ pub fn run(options: &BenchOptions, display: &mut Display) -> Result<ExitCode> {
             evidence: Evidence::new(job, &files, &loaded)?,
             output: &options.output,
         };
-        let (mut before, mut data) = (None, HashMap::new());
+        let mut data = HashMap::new();
         for variant in &options.grid.variants {
             let key = bench.key(variant)?;
             let outcome = match results.find(&key) {
@@ -103,11 +104,17 @@ impl Bench<'_> {
         Ok(hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
     }
 
+    /// Where pictures go, if they are kept.
+    fn pictures(&self, parts: &[&str]) -> PathBuf {
+        let safe = |part: &&str| part.replace(|c: char| !c.is_alphanumeric() && c != '.', "-");
+        self.output.join("pictures").join(parts.iter().map(safe).collect::<PathBuf>())
+    }
+
     fn run(
         &self,
         key: String,
         variant: &Variant,
-        before: &mut Option<Verification>,
+        before: &mut Option<(String, Verification)>,
         data: &mut HashMap<String, Data>,
         display: &mut Display,
     ) -> Result<Outcome> {
@@ -120,9 +127,11 @@ impl Bench<'_> {
                 new.insert(Data::sample(model, &job.concept, settings, job.seed, display)?)
             }
         };
-        let nowhere = Path::new("");
-        if before.is_none() {
-            *before = Some(self.evidence.look(model, "before", nowhere, display)?);
+        // the same pictures for every variant and seed of a concept
+        let of = json!([job.concept, self.evidence.describe()]).to_string();
+        if before.as_ref().is_none_or(|(known, _)| *known != of) {
+            let folder = self.pictures(&["before", &job.concept.slug()]);
+            *before = Some((of, self.evidence.look(model, "before", &folder, display)?));
         }
         let began = Instant::now();
         let outcome = erase::scissorhands(model, &job.concept, data, settings, job.seed, display)?;
@@ -131,8 +140,9 @@ impl Bench<'_> {
         let folder = OutputFolder::create(&self.output.join("model"), true)?; // never committed
         save_model(self.files, self.loaded, &outcome.changed, folder.path(), &Default::default())?;
         let written = load_model(&ModelFiles::Folder(folder.path().to_path_buf()))?;
-        let after = self.evidence.look(&written.model, "after", nowhere, display)?;
-        let counts = Comparison::new(before.as_ref().unwrap_or(&after), &after);
+        let run = format!("{}-s{}", job.concept.slug(), job.seed);
+        let after = self.evidence.look(&written.model, "after", &self.pictures(&[&variant.name, &run]), display)?;
+        let counts = Comparison::new(before.as_ref().map_or(&after, |(_, before)| before), &after);
         let losses = &outcome.losses;
         let last = &losses[losses.len() - losses.len().div_ceil(10)..];
         Ok(Outcome {

@@ -13,6 +13,7 @@ pub fn command(options: &EraseOptions) -> String {
     line.flag("--seed", Some(options.seed));
     line.flag("--preset", Some(&options.preset));
     line.flag("--kept", o.kept);
+    line.flag("--edit", o.edit);
     line.flag("--repair-steps", o.repair_steps);
     line.flag("--learning-rate", o.learning_rate);
     line.flag("--lambda", o.lambda);
@@ -34,6 +35,7 @@ pub fn command(options: &EraseOptions) -> String {
     line.flag("--synonym-images", Some(v.synonym_images));
     line.flag("--retain-images", Some(v.retain_images));
     line.flag("--verify-steps", Some(v.steps));
+    line.flag("--verify-seed", Some(v.seed));
     line.flag("--max-rate", v.max_rate);
     line.flag("--max-synonym-rate", v.max_synonym_rate);
     for (flag, given) in [("--keep-images", v.keep_images), ("--show", v.show)] {
@@ -82,11 +84,12 @@ mod tests {
 
     #[test]
     fn the_command_gives_the_same_options_again() {
-        let all = "erase-concept --model demo --concept x --kind object --seed 7 --preset paper --kept 0.98 --repair-steps 9 \
-                   --learning-rate 0.0003 --lambda 0.5 --batch-size 6 --score-batches 2 --memories 2 --memory-every 3 --margin \
+        let all = "erase-concept --model demo --concept x --kind object --seed 7 --preset paper --kept 0.98 --edit 2 \
+                   --repair-steps 9 --learning-rate 0.0003 --lambda 0.5 --batch-size 6 --score-batches 2 --memories 2 --memory-every 3 --margin \
                    0.25 --score-scope full --trim-scope T --train-scope full --project-scope selfattn --forget-latents 3 \
                    --retain-latents 5 --data-steps 4 --scheduler ddim --guidance-scale 3.5 --verify-images 11 \
-                   --synonym-images 12 --retain-images 13 --verify-steps 14 --keep-images --show";
+                   --synonym-images 12 --retain-images 13 --verify-steps 14 --verify-seed 15 \
+                   --keep-images --show";
         let given: Vec<String> = all
             .split_whitespace()
             .map(|word| match word {

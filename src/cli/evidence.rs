@@ -59,7 +59,7 @@ impl<'a> Evidence<'a> {
             images: v.images,
             synonym_images: v.synonym_images,
             retain_images: v.retain_images,
-            seed: options.seed.wrapping_add(1 << 32),
+            seed: v.seed,
             batch,
             shown: SHOWN,
         };

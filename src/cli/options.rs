@@ -41,6 +41,7 @@ pub struct Sampling {
 #[expect(missing_docs, reason = "the fields are the settings of the same names")]
 pub struct Overrides {
     pub kept: Option<f64>,
+    pub edit: Option<f64>,
     pub repair_steps: Option<usize>,
     pub learning_rate: Option<f64>,
     pub lambda: Option<f64>,
@@ -73,6 +74,8 @@ pub struct VerifyOptions {
     pub retain_images: usize,
     /// Denoising steps of each.
     pub steps: usize,
+    /// Seed of the first picture.
+    pub seed: u64,
     /// Whether every picture is written.
     pub keep_images: bool,
     /// Whether pictures of kind content are shown as they are.
@@ -204,6 +207,7 @@ impl VerifyOptions {
             synonym_images: at_least_one("--synonym-images", args.synonym_images)?,
             retain_images: at_least_one("--retain-images", args.retain_images)?,
             steps: at_least_one("--verify-steps", steps)?,
+            seed: args.verify_seed,
             keep_images: args.keep_images,
             show: args.show,
         })
@@ -215,6 +219,7 @@ impl From<&MethodArgs> for Overrides {
         let args = args.clone();
         Self {
             kept: args.kept,
+            edit: args.edit,
             repair_steps: args.repair_steps,
             learning_rate: args.learning_rate,
             lambda: args.lambda,

@@ -9,6 +9,7 @@ pub fn settings(options: &EraseOptions) -> Result<Settings> {
     let (o, sampling) = (&options.overrides, &options.sampling);
     let mut s = Settings::preset(&options.preset)?;
     set(&mut s.kept, &o.kept);
+    set(&mut s.edit, &o.edit);
     set(&mut s.repair_steps, &o.repair_steps);
     set(&mut s.learning_rate, &o.learning_rate);
     set(&mut s.lambda, &o.lambda);
@@ -73,8 +74,9 @@ mod tests {
 
     #[test]
     fn each_flag_changes_its_setting_and_no_other() {
-        let cases: [(&str, &str, &[&str]); 18] = [
+        let cases: [(&str, &str, &[&str]); 19] = [
             ("--kept", "0.5", &["/kept"]),
+            ("--edit", "0.75", &["/edit"]),
             ("--repair-steps", "7", &["/repair_steps"]),
             ("--learning-rate", "0.25", &["/learning_rate"]),
             ("--lambda", "0.125", &["/lambda"]),
@@ -113,6 +115,7 @@ mod tests {
         for (flag, value) in [
             ("--kept", "1"),
             ("--kept", "NaN"),
+            ("--edit", "-1"),
             ("--repair-steps", "0"),
             ("--learning-rate", "-1"),
             ("--lambda", "inf"),

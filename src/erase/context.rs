@@ -19,7 +19,7 @@ pub struct KeptContext {
 }
 
 /// Whether a parameter maps text to keys or values.
-fn reads_text(name: &str) -> bool {
+pub(super) fn reads_text(name: &str) -> bool {
     name.ends_with("attn2.to_k.weight") || name.ends_with("attn2.to_v.weight")
 }
 

@@ -6,6 +6,7 @@ pub mod adam;
 pub mod batch;
 pub mod context;
 pub mod data;
+pub mod edit;
 pub mod gradient;
 pub mod loss;
 pub mod project;
@@ -150,6 +151,17 @@ pub fn scissorhands(
 
     let mut params = trimmed.frozen_copy()?;
     params.make_trainable(&scopes.train)?;
+    if settings.edit > 0.0 {
+        let texts = edit::Texts {
+            forget: &embeddings.forget,
+            anchors: &embeddings.anchors,
+            retain: &model.embed(&concept.retain)?,
+            empty: &embeddings.empty,
+            unconditional: settings.unconditional,
+            push: settings.push,
+        };
+        edit::Edit::new(&texts, settings.edit)?.apply(&params, base)?;
+    }
     let context = match settings.context {
         0.0 => None,
         _ => Some(context::KeptContext::new(base, &scopes.train, &model.embed(&concept.retain)?)?),

@@ -163,14 +163,25 @@ impl Repair<'_> {
     fn targets(&self, base: &Unet, current: &Unet, f: &Part, anchors: &Tensor, r: &Part) -> Result<(Tensor, Tensor)> {
         let s = self.settings;
         let anchor = s.forget_term == ForgetTerm::Anchor;
+        let teacher = if s.teacher == Teacher::Base { base } else { current };
+        let pushed = |to: Tensor| -> Result<Tensor> {
+            if s.push == 0.0 {
+                return Ok(to);
+            }
+            let from = teacher.forward(&f.batch.noisy, &f.batch.t, &f.context)?;
+            Ok(((&to * (1.0 + s.push))? - (from * s.push)?)?)
+        };
         if (anchor, s.teacher, s.retain_target) == (true, Teacher::Base, RetainTarget::Base) {
             let (x, t) = f.and(r)?;
             let both = base.forward(&x, &t, &Tensor::cat(&[anchors, &r.context], 0)?)?;
-            return Ok((both.narrow(0, 0, f.batch.t.len())?, both.narrow(0, f.batch.t.len(), r.batch.t.len())?));
+            let retain = both.narrow(0, f.batch.t.len(), r.batch.t.len())?;
+            return Ok((pushed(both.narrow(0, 0, f.batch.t.len())?)?, retain));
         }
-        let teacher = if s.teacher == Teacher::Base { base } else { current };
-        let forget =
-            if anchor { teacher.forward(&f.batch.noisy, &f.batch.t, anchors)? } else { f.batch.target.clone() };
+        let forget = if anchor {
+            pushed(teacher.forward(&f.batch.noisy, &f.batch.t, anchors)?)?
+        } else {
+            f.batch.target.clone()
+        };
         let retain = match s.retain_target {
             RetainTarget::Base => base.forward(&r.batch.noisy, &r.batch.t, &r.context)?,
             RetainTarget::Noise => r.batch.target.clone(),

@@ -125,6 +125,9 @@ pub struct Settings {
     /// Score by how much the concept's sensitivity exceeds that of the retain data, so that weights that matter to
     /// everything are not trimmed.
     pub contrast: bool,
+    /// Weight of the forget prompts in the closed-form edit that the repair starts from (see [`super::edit`]); 0 leaves it
+    /// out.
+    pub edit: f64,
     /// What trimmed entries become.
     pub init: Init,
     /// Parameters that are scored; the threshold is over them.
@@ -139,6 +142,9 @@ pub struct Settings {
     pub forget_term: ForgetTerm,
     /// Its teacher (anchor form).
     pub teacher: Teacher,
+    /// How far beyond the anchor the target lies (anchor form and edit), as a multiple of the way from the concept to the
+    /// anchor: `a + push (a - f)`; ESD's negative guidance with the anchor in the empty prompt's place.
+    pub push: f64,
     /// Its weight.
     pub lambda: f64,
     /// What the retain batch is compared with.
@@ -226,12 +232,14 @@ impl Settings {
             score_batches: 8,
             score_loss: ScoreLoss::Plain,
             contrast: true,
+            edit: 0.0,
             init: Init::Matched,
             score_scope: xattn.clone(),
             trim_scope: xattn.clone(),
             train_scope: xattn.clone(),
             project_scope: xattn,
             forget_term: ForgetTerm::Anchor,
+            push: 0.0,
             teacher: Teacher::Base,
             lambda: 1.0,
             retain_target: RetainTarget::Base,
@@ -262,8 +270,10 @@ impl Settings {
         Ok(Self {
             score_batches: 10,
             contrast: false,
+            edit: 0.0,
             init: Init::Kaiming,
             forget_term: ForgetTerm::Ascent,
+            push: 0.0,
             timesteps: Timesteps::Uniform,
             noise_weight: 0.0,
             unconditional: 0.0,
@@ -288,12 +298,14 @@ impl Settings {
             kept: 0.995,
             score_batches: 10,
             contrast: false,
+            edit: 0.0,
             init: Init::Kaiming,
             score_scope: full.clone(),
             trim_scope: Scope::parse("{up_blocks.1.attentions.1,up_blocks.2.attentions.1}.*attn1*")?,
             train_scope: full.clone(),
             project_scope: full,
             teacher: Teacher::Current,
+            push: 0.0,
             lambda: 0.1,
             retain_target: RetainTarget::Noise,
             learning_rate: 1e-5,
@@ -358,6 +370,12 @@ impl Settings {
         }
         if !(self.context >= 0.0 && self.context.is_finite()) {
             return wrong(format!("--context {} must not be negative", self.context));
+        }
+        if !(0.0..=10.0).contains(&self.push) {
+            return wrong(format!("push {} must lie between 0 and 10", self.push));
+        }
+        if !(self.edit >= 0.0 && self.edit.is_finite()) {
+            return wrong(format!("--edit {} must not be negative", self.edit));
         }
         if !(self.projection.margin >= 0.0 && self.projection.margin.is_finite()) {
             return wrong(format!("--margin {} must not be negative", self.projection.margin));
