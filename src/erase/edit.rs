@@ -119,7 +119,7 @@ mod tests {
         let base = ParamStore::new([(KEYS.to_string(), before.clone()), ("y.weight".into(), before.clone())].into());
         let mut params =
             ParamStore::new([(KEYS.to_string(), trimmed.clone()), ("y.weight".into(), trimmed.clone())].into());
-        params.make_trainable(&[KEYS, "y.weight"]).unwrap();
+        params.make_trainable([KEYS, "y.weight"]).unwrap();
         let texts =
             Texts { forget: &forget, anchors: &anchors, retain: &retain, empty: &empty, unconditional: 0.3, push: 0.5 };
         Edit::new(&texts, 2.0).unwrap().apply(&params, &base).unwrap();
