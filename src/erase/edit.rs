@@ -8,10 +8,10 @@
 //! ```
 //!
 //! over the embeddings r of retain tokens, f of forget tokens, a of the token at the same place in the forget prompt's
-//! anchor, and `b = a + push (a - f)`: `W (R + w (F + A) + rho I) = W0 (R + w (A + C)) + rho W1` with `R = E[r r^T]`, `F = E[f f^T]`, `A = E[a a^T]`,
-//! `C = E[b f^T]`. All layers share one symmetric system of the text's width (Unified Concept Editing, Gandikota et al.
-//! 2024, equation 7, in means instead of sums, with the trimmed weights as its prior; that anchors stay is ours: what is
-//! like the concept would follow it halfway). No UNet is evaluated.
+//! anchor, and `b = a + push (a - f)`: `W (R + w (F + A) + rho I) = W0 (R + w (A + C)) + rho W1` with `R = E[r r^T]`,
+//! `F = E[f f^T]`, `A = E[a a^T]`, `C = E[b f^T]`. All layers share one symmetric system of the text's width (Unified Concept
+//! Editing, Gandikota et al. 2024, equation 7, in means instead of sums, with the trimmed weights as its prior; that anchors
+//! stay is ours: what is like the concept would follow it halfway). No UNet is evaluated.
 
 use super::context::reads_text;
 use crate::nn::ParamStore;
@@ -53,9 +53,8 @@ impl Edit {
     /// # Errors
     /// If an embedding is not finite, so that the system cannot be solved.
     pub fn new(texts: &Texts<'_>, weight: f64) -> Result<Self> {
-        let [forget, anchors, retain, empty] =
-            [texts.forget, texts.anchors, texts.retain, texts.empty].map(matrix).map(|m| m.map_err(Error::from));
-        let (forget, anchors, retain, empty) = (forget?, anchors?, retain?, empty?);
+        let (forget, anchors) = (matrix(texts.forget)?, matrix(texts.anchors)?);
+        let (retain, empty) = (matrix(texts.retain)?, matrix(texts.empty)?);
         let mean = |a: &DMatrix<f64>, b: &DMatrix<f64>| a * b.transpose() / a.ncols() as f64;
         let share = texts.unconditional;
         let kept = mean(&retain, &retain) * (1.0 - share) + mean(&empty, &empty) * share;
@@ -84,7 +83,7 @@ impl Edit {
 }
 
 /// `(.., text)` as a matrix whose columns are the rows of the last axis.
-fn matrix(tensor: &Tensor) -> candle_core::Result<DMatrix<f64>> {
+fn matrix(tensor: &Tensor) -> Result<DMatrix<f64>> {
     let rows = tensor.detach().to_dtype(DType::F64)?.contiguous()?;
     let width = rows.dim(candle_core::D::Minus1)?;
     let values = rows.flatten_all()?.to_vec1::<f64>()?;
@@ -102,8 +101,10 @@ mod tests {
         Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap()
     }
 
+    /// The rows of the last axis.
     fn rows(tensor: &Tensor) -> Vec<Vec<f64>> {
-        tensor.to_dtype(DType::F64).unwrap().flatten_to(1).unwrap().to_vec2().unwrap()
+        let width = tensor.dims()[tensor.rank() - 1];
+        tensor.to_dtype(DType::F64).unwrap().reshape(((), width)).unwrap().to_vec2().unwrap()
     }
 
     /// `||W x - V y||^2`
@@ -123,9 +124,9 @@ mod tests {
         let texts =
             Texts { forget: &forget, anchors: &anchors, retain: &retain, empty: &empty, unconditional: 0.3, push: 0.5 };
         Edit::new(&texts, 2.0).unwrap().apply(&params, &base).unwrap();
-        assert_eq!(rows_of(&params, "y.weight"), plain(&trimmed), "only what reads text");
+        assert_eq!(rows(params.get("y.weight").unwrap()), rows(&trimmed), "only what reads text");
 
-        let (w0, w1) = (plain(&before), plain(&trimmed));
+        let (w0, w1) = (rows(&before), rows(&trimmed));
         let (f, a, r, e) = (rows(&forget), rows(&anchors), rows(&retain), rows(&empty));
         let b: Vec<Vec<f64>> =
             a.iter().zip(&f).map(|(a, f)| a.iter().zip(f).map(|(a, f)| a + 0.5 * (a - f)).collect()).collect();
@@ -139,7 +140,7 @@ mod tests {
                 + 2.0 * mean(&f, &|i| distance(w, &f[i], &w0, &b[i]) + distance(w, &a[i], &w0, &a[i]))
                 + rho * prior
         };
-        let edited = rows_of(&params, KEYS);
+        let edited = rows(params.get(KEYS).unwrap());
         let least = objective(&edited);
         assert!(least < objective(&w0) && least < objective(&w1));
         for (row, column) in (0..3).flat_map(|row| (0..4).map(move |column| (row, column))) {
@@ -151,14 +152,6 @@ mod tests {
             let slope = (at(1e-4) - at(-1e-4)) / 2e-4;
             assert!(slope.abs() < 1e-4, "slope {slope} at {row}, {column}");
         }
-    }
-
-    fn plain(weight: &Tensor) -> Vec<Vec<f64>> {
-        weight.to_dtype(DType::F64).unwrap().to_vec2().unwrap()
-    }
-
-    fn rows_of(params: &ParamStore, name: &str) -> Vec<Vec<f64>> {
-        plain(&params.get(name).unwrap().detach())
     }
 
     #[test]
