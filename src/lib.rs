@@ -21,7 +21,8 @@
 //!
 //! // the model makes its own data; then score, trim, repair
 //! let data = erase::Data::sample(&loaded.model, &concept, &settings, 0, &mut Silent)?;
-//! let outcome = erase::scissorhands(&loaded.model, &concept, &data, &settings, 0, &mut Silent)?;
+//! let plan = erase::plan(&loaded.model, &settings, Default::default())?;
+//! let outcome = erase::scissorhands(&loaded.model, &concept, &data, &settings, 0, plan, &mut Silent)?;
 //! assert!(outcome.trim.total > 0 && outcome.changed.keys().all(|name| name.contains("attn2")));
 //!
 //! // a diffusers folder: whole, or not at all

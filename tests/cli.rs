@@ -127,3 +127,24 @@ fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
     refused(&["--concept", "star", "--dry-run", "--train-scope", "nothing*"], &["nothing*"]);
     refused(&["--concept", "star", "--train-scope", "nothing*"], &["nothing*"]);
 }
+
+#[test]
+fn a_memory_limit_is_kept_to_by_checkpoints_or_refused_with_what_is_needed() {
+    let plan = |limit: &str| -> serde_json::Value {
+        let output =
+            run(&["--concept", "star", "--dry-run", "--json", "--memory-limit", limit]).code(0).get_output().clone();
+        let last = String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_string();
+        let line: serde_json::Value = serde_json::from_str(&last).unwrap();
+        line.get("result").unwrap_or(&line).clone()
+    };
+    let all = plan("100GiB");
+    assert_eq!(all["checkpointing"], false, "{all}");
+    let less = plan(&(all["memory_bytes"].as_u64().unwrap() - 1).to_string());
+    assert_eq!(less["checkpointing"], true, "{less}");
+    let least = less["memory_bytes"].as_u64().unwrap();
+    assert!(least < all["memory_bytes"].as_u64().unwrap());
+    let too_little = (least - 1).to_string();
+    let limit = ["--concept", "star", "--memory-limit", too_little.as_str()];
+    refused(&limit, &["--memory-limit", "this job needs about", "--batch-size"]);
+    refused(&["--concept", "star", "--memory-limit", "8 apples"], &["8 apples", "8GiB"]);
+}

@@ -287,6 +287,9 @@ pub struct RunArgs {
     /// Threads to compute with [default: one a core]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// Memory that the whole program may take, such as 8GiB; less costs time [default: what the machine has]
+    #[arg(long, value_name = "SIZE", value_parser = crate::erase::memory::parse_bytes)]
+    pub memory_limit: Option<u64>,
     /// Print events and the result as JSON lines on stdout
     #[arg(long)]
     pub json: bool,

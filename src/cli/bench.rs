@@ -25,7 +25,7 @@ pub fn run(options: &BenchOptions, display: &mut Display) -> Result<ExitCode> {
     let loaded = load_model(&files)?;
     display.event(Event::Step { loss: None });
     for variant in &options.grid.variants {
-        erase::check(&loaded.model, &variant.settings)?;
+        erase::plan(&loaded.model, &variant.settings, options.budget)?;
     }
     let mut jobs: Vec<&EraseOptions> = options.jobs.iter().collect();
     jobs.dedup_by(|a, b| a.concept == b.concept); // the seeds of a concept follow each other
@@ -134,7 +134,8 @@ impl Bench<'_> {
             *before = Some((of, self.evidence.look(model, "before", &folder, display)?));
         }
         let began = Instant::now();
-        let outcome = erase::scissorhands(model, &job.concept, data, settings, job.seed, display)?;
+        let plan = erase::plan(model, settings, job.budget)?;
+        let outcome = erase::scissorhands(model, &job.concept, data, settings, job.seed, plan, display)?;
         let seconds = began.elapsed().as_secs_f64();
         // counted on the weights as they would be written
         let folder = OutputFolder::create(&self.output.join("model"), true)?; // never committed

@@ -6,7 +6,7 @@
 
 use crate::checkpoint::{LoadedModel, sha256_file, sweep_files, write_safetensors};
 use crate::concept::Concept;
-use crate::erase::{self, Data, Latents, Outcome, Settings};
+use crate::erase::{self, Data, Latents, Outcome, Plan, Settings};
 use crate::progress::{Event, Progress};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -31,6 +31,7 @@ pub struct Cache<'a> {
     concept: &'a Concept,
     settings: &'a Settings,
     seed: u64,
+    plan: Plan,
 }
 
 impl<'a> Cache<'a> {
@@ -41,6 +42,7 @@ impl<'a> Cache<'a> {
         concept: &'a Concept,
         settings: &'a Settings,
         seed: u64,
+        plan: Plan,
     ) -> Result<Self> {
         let mut program = String::new();
         if let Some(folder) = folder {
@@ -49,7 +51,7 @@ impl<'a> Cache<'a> {
             sweep_files(folder)?;
             program = this_program();
         }
-        Ok(Self { folder, program, loaded, concept, settings, seed })
+        Ok(Self { folder, program, loaded, concept, settings, seed, plan })
     }
 
     /// The data of the job.
@@ -77,9 +79,9 @@ impl<'a> Cache<'a> {
             Ok((outcome.changed.clone(), BTreeMap::from([trim, losses])))
         };
         let c = self.concept;
-        let depends_on = json!([self.settings, c.forget, c.anchors, c.retain]);
+        let depends_on = json!([self.settings, c.forget, c.anchors, c.retain, self.plan.checkpointing]);
         self.stage("repaired", &depends_on, read, write, progress, |progress| {
-            erase::scissorhands(&self.loaded.model, c, data, self.settings, self.seed, progress)
+            erase::scissorhands(&self.loaded.model, c, data, self.settings, self.seed, self.plan, progress)
         })
     }
 

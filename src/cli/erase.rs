@@ -9,7 +9,7 @@ use super::settings::settings;
 use super::stopwatch::Stopwatch;
 use super::training_pictures;
 use crate::checkpoint::{LoadedModel, ModelFiles, OutputFolder, load_model, save_model};
-use crate::erase::{self, Settings};
+use crate::erase::{self, Plan, Settings};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::{Result, audit, hub};
 use serde_json::json;
@@ -22,16 +22,16 @@ pub fn run(options: &EraseOptions, display: &mut Display) -> Result<ExitCode> {
     display.event(Event::Stage { name: "loading the model", steps: 1 });
     let loaded = load_model(&files)?;
     display.event(Event::Step { loss: None });
-    erase::check(&loaded.model, &settings)?;
+    let how = erase::plan(&loaded.model, &settings, options.budget)?;
     let evidence = Evidence::new(options, &files, &loaded)?;
     say_what_is_cut(options, &loaded, display)?;
     if options.dry_run {
-        return plan(options, &settings, &loaded, display);
+        return plan(options, &settings, &loaded, how, display);
     }
     check_interrupted()?;
     // only now, so that what is refused leaves nothing behind
     let folder = OutputFolder::create(&options.output, options.overwrite)?;
-    let cache = Cache::open(options.cache.as_deref(), &loaded, &options.concept, &settings, options.seed)?;
+    let cache = Cache::open(options.cache.as_deref(), &loaded, &options.concept, &settings, options.seed, how)?;
     work(options, &settings, &files, &loaded, &evidence, &cache, folder, display)
 }
 
@@ -95,7 +95,13 @@ fn metadata(options: &EraseOptions) -> BTreeMap<String, String> {
     entries.map(|(key, value)| (key.to_string(), value)).into()
 }
 
-fn plan(options: &EraseOptions, settings: &Settings, loaded: &LoadedModel, display: &mut Display) -> Result<ExitCode> {
+fn plan(
+    options: &EraseOptions,
+    settings: &Settings,
+    loaded: &LoadedModel,
+    how: Plan,
+    display: &mut Display,
+) -> Result<ExitCode> {
     let (concept, output) = (&options.concept, options.output.display().to_string());
     let value = json!({
         "dry_run": true,
@@ -106,10 +112,13 @@ fn plan(options: &EraseOptions, settings: &Settings, loaded: &LoadedModel, displ
         "seed": options.seed,
         "settings": settings,
         "output": output,
+        "memory_bytes": how.memory,
+        "checkpointing": how.checkpointing,
     });
     let text = format!(
         "would erase '{}' ({}) from {} with preset {}, seed {}:\n  {} forget and {} retain latents in {} steps each, {} \
-         score batches, {} repair steps\n  {} + {} + {} verification pictures before and after\n  result in {output}",
+         score batches, {} repair steps\n  {} + {} + {} verification pictures before and after\n  about {:.1} GiB of memory{}\n  result in \
+         {output}",
         concept.name,
         concept.kind,
         options.model,
@@ -123,6 +132,8 @@ fn plan(options: &EraseOptions, settings: &Settings, loaded: &LoadedModel, displ
         options.verify.images,
         if concept.verify.synonyms.is_empty() { 0 } else { options.verify.synonym_images },
         options.verify.retain_images,
+        how.memory as f64 / f64::from(1 << 30),
+        if how.checkpointing { ", with blocks computed again in the backward pass to save more" } else { "" },
     );
     display.result(&value, &text);
     Ok(ExitCode::Done)

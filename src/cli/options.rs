@@ -5,6 +5,7 @@ use super::output::Style;
 use crate::bench::Grid;
 use crate::concept::{Concept, Kind, nearest};
 use crate::diffusion::Sampler;
+use crate::erase::memory::Budget;
 use crate::erase::settings::MAX_COUNT;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -111,6 +112,8 @@ pub struct EraseOptions {
     pub dry_run: bool,
     /// Where latents are kept between runs.
     pub cache: Option<PathBuf>,
+    /// Memory that may be used.
+    pub budget: Budget,
 }
 
 /// The bench job.
@@ -124,6 +127,8 @@ pub struct BenchOptions {
     pub jobs: Vec<EraseOptions>,
     /// Where the results are kept.
     pub output: PathBuf,
+    /// Memory that may be used.
+    pub budget: Budget,
 }
 
 /// The sample job.
@@ -299,6 +304,7 @@ impl TryFrom<&EraseArgs> for EraseOptions {
             overwrite: args.overwrite,
             dry_run: args.dry_run,
             cache: args.cache.clone(),
+            budget: Budget { limit: args.run.memory_limit },
         })
     }
 }
@@ -311,6 +317,7 @@ impl TryFrom<&BenchArgs> for BenchOptions {
         let sampling = Sampling::try_from(&args.sampling)?;
         let verify = VerifyOptions::new(&args.verify, &sampling)?;
         let output = args.output.clone().unwrap_or_else(|| PathBuf::from("bench").join(&grid.name));
+        let budget = Budget { limit: args.run.memory_limit };
         let mut jobs = Vec::new();
         for name in &args.concepts {
             let concept = Concept::resolve(name, None)?;
@@ -329,10 +336,11 @@ impl TryFrom<&BenchArgs> for BenchOptions {
                     overwrite: false,
                     dry_run: false,
                     cache: None,
+                    budget,
                 });
             }
         }
-        Ok(Self { grid, model: args.model.clone(), jobs, output })
+        Ok(Self { grid, model: args.model.clone(), jobs, output, budget })
     }
 }
 

@@ -1,8 +1,10 @@
 //! Loss and gradients of a batch, in shares of its rows side by side where the latents are small.
 
 use super::batch::Batch;
+use super::student::Student;
 use crate::Result;
-use crate::nn::{Gradients, ParamStore, backward, side_by_side};
+use crate::nn::{Gradients, ParamStore, side_by_side};
+use crate::sd::Unet;
 use candle_core::Tensor;
 use std::ops::Range;
 
@@ -10,6 +12,17 @@ use std::ops::Range;
 const SMALL: usize = 32 * 32;
 /// Rows of a share of small latents, about.
 const ROWS: usize = 4;
+
+/// A network and those of its parameters that are trained.
+#[derive(Clone, Copy)]
+pub struct Trained<'a> {
+    /// The network, built on `params`.
+    pub unet: &'a Unet,
+    /// Its parameters.
+    pub params: &'a ParamStore,
+    /// Whether blocks are computed again in the backward pass, to save memory.
+    pub checkpointing: bool,
+}
 
 /// How batches of these sizes are cut: every share has rows of each. Depends on the sizes alone.
 pub fn shares(sizes: &[usize], pixels: usize) -> usize {
@@ -33,12 +46,13 @@ pub fn narrow(x: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
 /// As of [`backward`]: exactly the trainable parameters must get finite gradients, in each share.
 pub fn gradients<R: Send>(
     shares: usize,
-    params: &ParamStore,
-    loss: impl Fn(usize) -> Result<(Tensor, R)> + Send + Sync,
+    trained: Trained<'_>,
+    loss: impl Fn(usize, &Student<'_>) -> Result<(Tensor, R)> + Send + Sync,
 ) -> Result<(Gradients, Vec<R>)> {
     let parts = side_by_side(shares, |i| {
-        let (loss, found) = loss(i)?;
-        Ok((backward(loss, params)?, found))
+        let student = Student::new(trained.unet, trained.checkpointing);
+        let (loss, found) = loss(i, &student)?;
+        Ok((student.backward(loss, trained.params)?, found))
     })?;
     let mut sum = Gradients::new();
     let mut found = Vec::with_capacity(shares);
@@ -52,15 +66,15 @@ pub fn gradients<R: Send>(
 /// The gradients of the mean of `loss` over a batch's rows, and its value.
 pub fn of_batch(
     batch: &Batch,
-    params: &ParamStore,
-    loss: impl Fn(&Batch) -> Result<Tensor> + Send + Sync,
+    trained: Trained<'_>,
+    loss: impl Fn(&Batch, &Student<'_>) -> Result<Tensor> + Send + Sync,
 ) -> Result<(Gradients, f64)> {
     let n = batch.t.len();
     let (_, _, height, width) = batch.noisy.dims4()?;
     let shares = shares(&[n], height * width);
-    let (gradients, losses) = gradients(shares, params, |i| {
+    let (gradients, losses) = gradients(shares, trained, |i, student| {
         let part = batch.rows(&rows(n, i, shares))?;
-        let loss = (loss(&part)? * (part.t.len() as f64 / n as f64))?;
+        let loss = (loss(&part, student)? * (part.t.len() as f64 / n as f64))?;
         let value = f64::from(loss.to_scalar::<f32>()?);
         Ok((loss, value))
     })?;

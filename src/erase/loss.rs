@@ -1,8 +1,8 @@
 //! The losses of scoring, memories and repair. All are means over the batch of means over the latent.
 
 use super::batch::Batch;
+use super::student::Predictor;
 use crate::Result;
-use crate::sd::Unet;
 use candle_core::Tensor;
 
 /// The scale of the published class script's guided score: `(1 + w) cond - w uncond`.
@@ -14,13 +14,13 @@ pub fn mse(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 }
 
 /// The denoising loss `l(x, c; theta)`: the prediction against the noise (or v).
-pub fn denoising(unet: &Unet, batch: &Batch, context: &Tensor) -> Result<Tensor> {
-    mse(&unet.forward(&batch.noisy, &batch.t, context)?, &batch.target)
+pub fn denoising(unet: &impl Predictor, batch: &Batch, context: &Tensor) -> Result<Tensor> {
+    mse(&unet.predict(&batch.noisy, &batch.t, context)?, &batch.target)
 }
 
 /// The denoising loss of the guided prediction `8.5 cond - 7.5 uncond`; the gradient flows through both.
-pub fn guided_denoising(unet: &Unet, batch: &Batch, context: &Tensor, uncond: &Tensor) -> Result<Tensor> {
-    let cond = unet.forward(&batch.noisy, &batch.t, context)?;
-    let uncond = unet.forward(&batch.noisy, &batch.t, uncond)?;
+pub fn guided_denoising(unet: &impl Predictor, batch: &Batch, context: &Tensor, uncond: &Tensor) -> Result<Tensor> {
+    let cond = unet.predict(&batch.noisy, &batch.t, context)?;
+    let uncond = unet.predict(&batch.noisy, &batch.t, uncond)?;
     mse(&((cond * (1.0 + GUIDED_W))? - (uncond * GUIDED_W)?)?, &batch.target)
 }

@@ -9,12 +9,14 @@ pub mod data;
 pub mod edit;
 pub mod gradient;
 pub mod loss;
+pub mod memory;
 pub mod project;
 pub mod repair;
 pub mod scope;
 pub mod score;
 pub mod select;
 pub mod settings;
+pub mod student;
 pub mod trim;
 
 pub use data::{Data, Latents};
@@ -31,6 +33,7 @@ use crate::progress::{Event, Progress, check_interrupted};
 use crate::sd::{StableDiffusion, Unet};
 use batch::Loader;
 use candle_core::Tensor;
+use memory::{Budget, Need};
 use repair::{Embeddings, Repair};
 use settings::ScoreLoss;
 use std::collections::BTreeMap;
@@ -71,14 +74,29 @@ impl Scopes {
     }
 }
 
+/// How a job is to be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// Whether blocks are computed again in the backward pass, to save memory; the result is the same.
+    pub checkpointing: bool,
+    /// The memory that it takes, about, all in.
+    pub memory: u64,
+}
+
 /// Checks settings against the model without doing any work: what `--dry-run` does.
 ///
 /// # Errors
-/// If a setting makes no sense or a scope matches nothing.
-pub fn check(model: &StableDiffusion, settings: &Settings) -> Result<()> {
+/// If a setting makes no sense, a scope matches nothing, or the memory is too little.
+pub fn plan(model: &StableDiffusion, settings: &Settings, budget: Budget) -> Result<Plan> {
     settings.check()?;
     diffusion::timesteps(settings.data.sampler, &Schedule::new(&model.scheduler)?, settings.data.steps)?;
-    Scopes::new(settings, &model.unet_params).map(|_| ())
+    let scopes = Scopes::new(settings, &model.unet_params)?;
+    let count = |names: &[String]| memory::count(&model.unet_params, names);
+    let (side, batches) = (model.latent_size(), [settings.forget_batch, settings.retain_batch]);
+    let shares = gradient::shares(&batches, side * side);
+    let need = Need::new(model, settings, (count(&scopes.score), count(&scopes.train)), (side, side), shares);
+    let checkpointing = need.checkpointing(budget)?;
+    Ok(Plan { checkpointing, memory: if checkpointing { need.checkpointed } else { need.dense } })
 }
 
 /// Scores, trims and repairs `model`'s UNet, which itself is left as it is.
@@ -91,8 +109,10 @@ pub fn scissorhands(
     data: &Data,
     settings: &Settings,
     seed: u64,
+    plan: Plan,
     progress: &mut dyn Progress,
 ) -> Result<Outcome> {
+    let checkpointing = plan.checkpointing;
     settings.check()?;
     let base = &model.unet_params;
     let scopes = Scopes::new(settings, base)?;
@@ -110,6 +130,7 @@ pub fn scissorhands(
         let mut params = base.clone();
         params.make_trainable(&scopes.score)?;
         let unet = Unet::new(&model.unet_config, &params)?;
+        let trained = gradient::Trained { unet: &unet, params: &params, checkpointing };
         let passes = if settings.contrast { 2 } else { 1 };
         progress.event(Event::Stage { name: "scoring", steps: passes * settings.score_batches });
         let mut noise = stream(1);
@@ -120,13 +141,13 @@ pub fn scissorhands(
             for _ in 0..settings.score_batches {
                 check_interrupted()?;
                 let batch = batches.next(&mut noise)?;
-                let (gradients, value) = gradient::of_batch(&batch, &params, |part| {
+                let (gradients, value) = gradient::of_batch(&batch, trained, |part, unet| {
                     let context = part.context(prompts)?;
                     match settings.score_loss {
-                        ScoreLoss::Plain => loss::denoising(&unet, part, &context),
+                        ScoreLoss::Plain => loss::denoising(unet, part, &context),
                         ScoreLoss::Guided => {
                             let uncond = embeddings.empty.broadcast_as(context.shape())?.contiguous()?;
-                            loss::guided_denoising(&unet, part, &context, &uncond)
+                            loss::guided_denoising(unet, part, &context, &uncond)
                         }
                     }
                 })?;
@@ -176,6 +197,7 @@ pub fn scissorhands(
         settings,
         context: context.as_ref(),
         project: &scopes.project,
+        checkpointing,
     };
     let losses = repair.run(&mut stream(3), progress)?;
 

@@ -4,10 +4,11 @@ use super::adam::Adam;
 use super::batch::{Batch, Loader};
 use super::context::KeptContext;
 use super::data::Data;
-use super::gradient;
+use super::gradient::{self, Trained};
 use super::loss::{denoising, mse};
 use super::project::project;
 use super::settings::{ForgetTerm, RetainTarget, Settings, Teacher};
+use super::student::{Predictor, Student};
 use crate::Result;
 use crate::diffusion::{Generator, Schedule};
 use crate::nn::{Gradients, ParamStore};
@@ -63,6 +64,8 @@ pub struct Repair<'a> {
     pub context: Option<&'a KeptContext>,
     /// Names over which the gradients are projected.
     pub project: &'a [String],
+    /// Whether blocks are computed again in the backward pass, to save memory.
+    pub checkpointing: bool,
 }
 
 impl Repair<'_> {
@@ -103,6 +106,10 @@ impl Repair<'_> {
         Ok(records)
     }
 
+    fn trained<'u>(&'u self, unet: &'u Unet) -> Trained<'u> {
+        Trained { unet, params: self.params, checkpointing: self.checkpointing }
+    }
+
     fn memory_is_due(&self, step: usize) -> bool {
         let p = &self.settings.projection;
         p.memories > 0 && (step == 0 || (p.every > 0 && step.is_multiple_of(p.every)))
@@ -118,7 +125,7 @@ impl Repair<'_> {
             for _ in 0..p.batches.max(1) {
                 check_interrupted()?;
                 let batch = forget.next(noise)?;
-                let (gradients, _) = gradient::of_batch(&batch, self.params, |part| {
+                let (gradients, _) = gradient::of_batch(&batch, self.trained(student), |part, student| {
                     Ok((denoising(student, part, &part.context(&self.embeddings.forget)?)? * scale)?)
                 })?;
                 gradient::add(&mut sum, gradients)?;
@@ -141,7 +148,7 @@ impl Repair<'_> {
         let (_, _, height, width) = f.noisy.dims4()?;
         let shares = gradient::shares(&[n_f, n_r], height * width);
         let retain_context = self.retain_context(r)?;
-        let (gradients, parts) = gradient::gradients(shares, self.params, |i| {
+        let (gradients, parts) = gradient::gradients(shares, self.trained(student), |i, student| {
             let (rows_f, rows_r) = (gradient::rows(n_f, i, shares), gradient::rows(n_r, i, shares));
             let retain =
                 Part { batch: r.rows(&rows_r)?, context: gradient::narrow(&retain_context, &rows_r)?, of: n_r };
@@ -192,12 +199,12 @@ impl Repair<'_> {
     /// A share's part of the repair loss, in one pass, and of its retain and forget terms.
     fn loss(
         &self,
-        student: &Unet,
+        student: &Student<'_>,
         (f, forget_target): (&Part, &Tensor),
         (r, retain_target): (&Part, &Tensor),
     ) -> Result<(Tensor, (f32, f32))> {
         let (x, t) = f.and(r)?;
-        let prediction = student.forward(&x, &t, &Tensor::cat(&[&f.context, &r.context], 0)?)?;
+        let prediction = student.predict(&x, &t, &Tensor::cat(&[&f.context, &r.context], 0)?)?;
         let term = |first: usize, part: &Part, target: &Tensor| -> Result<Tensor> {
             let rows = part.batch.t.len();
             let mse = self.weighted_mse(&prediction.narrow(0, first, rows)?, target, &part.batch.t)?;

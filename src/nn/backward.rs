@@ -4,6 +4,7 @@ use super::kernels::parallel::{alone, work_alone};
 use super::params::ParamStore;
 use crate::{Error, Result};
 use candle_core::Tensor;
+use candle_core::backprop::GradStore;
 use std::collections::BTreeMap;
 
 /// Gradients by parameter name; each has the shape of its parameter.
@@ -17,11 +18,19 @@ const STACK_BYTES: usize = 256 << 20;
 /// # Errors
 /// If a trainable parameter has no gradient, a frozen one has one, or a value is NaN or infinite: the message names it.
 pub fn backward(loss: Tensor, params: &ParamStore) -> Result<Gradients> {
+    on_deep_stack(move || collect(loss, params))
+}
+
+/// Runs `work` on a thread whose stack is deep enough for a graph's recursion.
+///
+/// # Errors
+/// Those of `work`, and if it panics.
+pub fn on_deep_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let alone = alone();
     std::thread::scope(|scope| {
         let work = move || {
             work_alone(alone);
-            collect(loss, params)
+            work()
         };
         let work = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);
         let work = work.map_err(|e| Error::Numeric(format!("cannot start a thread for the backward pass: {e}")))?;
@@ -30,22 +39,46 @@ pub fn backward(loss: Tensor, params: &ParamStore) -> Result<Gradients> {
 }
 
 fn collect(loss: Tensor, params: &ParamStore) -> Result<Gradients> {
+    let mut gradients = Gradients::new();
     let mut store = loss.backward()?;
     drop(loss);
-    let mut gradients = Gradients::new();
+    gather(&mut store, params, &mut gradients)?;
+    complete(gradients, params)
+}
+
+/// Moves the trainable parameters' gradients out of `store`, adding each to what `sum` has.
+///
+/// # Errors
+/// If a frozen parameter has a gradient: the message names it.
+pub fn gather(store: &mut GradStore, params: &ParamStore, sum: &mut Gradients) -> Result<()> {
     for (name, var) in params.vars() {
-        let gradient = store.remove(var.as_tensor());
+        let Some(gradient) = store.remove(var.as_tensor()) else { continue };
+        let total = match sum.get(name) {
+            Some(so_far) => (so_far + gradient)?,
+            None => gradient,
+        };
+        sum.insert(name.clone(), total);
+    }
+    for (name, tensor) in params.tensors() {
+        if !params.vars().contains_key(name) && store.get(tensor).is_some() {
+            return Err(Error::Numeric(format!("{name} is frozen but got a gradient")));
+        }
+    }
+    Ok(())
+}
+
+/// The gradients, if every trainable parameter has one and all are finite.
+///
+/// # Errors
+/// Otherwise; the message names the parameter.
+pub fn complete(gradients: Gradients, params: &ParamStore) -> Result<Gradients> {
+    for name in params.vars().keys() {
+        let gradient = gradients.get(name);
         let gradient = gradient.ok_or_else(|| Error::Numeric(format!("{name} is trainable but got no gradient")))?;
         if !gradient.sqr()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
             return Err(Error::Numeric(format!(
                 "the gradient of {name} is not finite; lower the learning rate or check the model for NaN"
             )));
-        }
-        gradients.insert(name.clone(), gradient);
-    }
-    for (name, tensor) in params.tensors() {
-        if !params.vars().contains_key(name) && store.get(tensor).is_some() {
-            return Err(Error::Numeric(format!("{name} is frozen but got a gradient")));
         }
     }
     Ok(gradients)

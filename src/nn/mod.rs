@@ -20,13 +20,13 @@ mod upsample;
 
 pub use activation::{geglu, gelu, quick_gelu, silu};
 pub use attention::attention;
-pub use backward::{Gradients, backward};
+pub use backward::{Gradients, backward, complete, gather, on_deep_stack};
 pub use combine::{add, concat_channels};
 pub use conv2d::{Conv2d, conv2d};
 pub use group_norm::{GroupNorm, group_norm};
 pub use layer_norm::{LayerNorm, layer_norm};
 pub use layout::{add_per_channel, from_tokens, to_tokens};
 pub use linear::{Linear, linear};
-pub use params::{LoadReport, Loader, ParamPath, ParamStore};
+pub use params::{LoadReport, Loader, ParamPath, ParamStore, Shapes};
 pub use rows::{by_rows, side_by_side};
 pub use upsample::upsample_nearest2x;

@@ -4,6 +4,7 @@ use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor, Var};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The parameters of one network, by their name in the checkpoint.
 ///
@@ -15,12 +16,31 @@ pub struct ParamStore {
     vars: BTreeMap<String, Var>,
     /// Names whose value may change while a network exists; layers must not keep a packed form of these.
     mutable: BTreeSet<String>,
+    /// Of a [`ParamStore::recorder`]: what was asked for.
+    shapes: Option<Arc<Mutex<Shapes>>>,
 }
+
+/// Names and shapes of parameters.
+pub type Shapes = BTreeMap<String, Vec<usize>>;
 
 impl ParamStore {
     /// A store in which every parameter is frozen. Tensors are expected in `f32`.
     pub fn new(tensors: BTreeMap<String, Tensor>) -> Self {
         Self { tensors, ..Self::default() }
+    }
+
+    /// A store without weights that takes down what a network asks for: building any network from it tells its parameters,
+    /// at any size, without memory for them. Such a network cannot be run.
+    pub fn recorder() -> Self {
+        Self { shapes: Some(Arc::default()), ..Self::default() }
+    }
+
+    /// What was asked of a [`ParamStore::recorder`] so far; empty for any other store.
+    pub fn recorded(&self) -> Shapes {
+        self.shapes
+            .as_ref()
+            .map(|shapes| shapes.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            .unwrap_or_default()
     }
 
     /// Makes the named parameters trainable (copies each into a [`Var`]); networks must be built after this.
@@ -42,7 +62,7 @@ impl ParamStore {
     /// The same storage, with nothing trainable: what sampling and teachers use.
     pub fn detached(&self) -> Self {
         let tensors = self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.detach())).collect();
-        Self { tensors, vars: BTreeMap::new(), mutable: self.mutable.clone() }
+        Self { tensors, mutable: self.mutable.clone(), shapes: self.shapes.clone(), ..Self::default() }
     }
 
     /// A store with copies of the trainable parameters as they are now, everything else shared; nothing is trainable.
@@ -63,6 +83,11 @@ impl ParamStore {
     /// Every parameter, in order of name.
     pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
         &self.tensors
+    }
+
+    /// Numbers in all parameters together.
+    pub fn elements(&self) -> usize {
+        self.tensors.values().map(Tensor::elem_count).sum()
     }
 
     /// The trainable parameters, in order of name.
@@ -197,6 +222,10 @@ impl ParamPath<'_> {
     /// The tensor of this name; what is missing or misshapen is remembered for [`Loader::finish`] and replaced by zeros.
     pub fn get(&self, shape: &[usize], name: &str) -> Result<Tensor> {
         let name = self.name(name);
+        if let Some(shapes) = &self.loader.store.shapes {
+            shapes.lock().unwrap_or_else(PoisonError::into_inner).insert(name, shape.to_vec());
+            return self.stand_in(shape);
+        }
         let Some(tensor) = self.loader.store.tensors.get(&name) else {
             self.loader.problems.borrow_mut().missing.push(name);
             return self.stand_in(shape);

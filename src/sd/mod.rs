@@ -11,5 +11,5 @@ pub use classifier::{Axis, Classifier, ClassifierConfig, LayerType};
 pub use pipeline::{SampleOptions, StableDiffusion};
 pub use text_encoder::{Activation, TextEncoder, TextEncoderConfig, TextOutput};
 pub use tokenizer::{Tokenizer, Tokens};
-pub use unet::{AddedConditions, OneOrEach, Unet, UnetConfig, sinusoid};
+pub use unet::{AddedConditions, Footprint, OneOrEach, Tape, Unet, UnetConfig, backward_through, sinusoid};
 pub use vae::{Vae, VaeConfig};

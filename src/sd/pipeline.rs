@@ -59,6 +59,12 @@ impl StableDiffusion {
         Ok(Tensor::cat(&parts, 0)?.detach())
     }
 
+    /// Parameters of all networks.
+    pub fn parameters(&self) -> usize {
+        let unet: usize = self.unet_params.tensors().values().map(Tensor::elem_count).sum();
+        unet + self.text_encoder.parameters() + self.vae.parameters()
+    }
+
     /// The UNet for sampling: it never records a graph.
     pub fn unet(&self) -> Result<Unet> {
         Unet::new(&self.unet_config, &self.unet_params.detached())

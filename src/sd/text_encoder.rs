@@ -121,6 +121,7 @@ pub struct TextEncoder {
     final_layer_norm: LayerNorm,
     text_projection: Option<Linear>,
     config: TextEncoderConfig,
+    parameters: usize,
 }
 
 /// What the encoder computed of some prompts.
@@ -185,9 +186,15 @@ impl TextEncoder {
             final_layer_norm: LayerNorm::new(c.hidden_size, c.layer_norm_eps, model.pp("final_layer_norm"))?,
             text_projection: projection.transpose()?,
             config: c.clone(),
+            parameters: params.elements(),
         };
         loader.finish("text encoder")?;
         Ok(encoder)
+    }
+
+    /// How many parameters it has.
+    pub fn parameters(&self) -> usize {
+        self.parameters
     }
 
     /// Its config.

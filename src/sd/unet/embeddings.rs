@@ -56,6 +56,7 @@ impl TimestepEmbedding {
 }
 
 /// What SDXL's UNet is told besides the text embeddings.
+#[derive(Clone)]
 pub struct AddedConditions {
     /// The second text encoder's pooled embedding, `(B, features)`.
     pub text_embeds: Tensor,

@@ -1,18 +1,22 @@
 //! The UNet (diffusers' `UNet2DConditionModel`), built from its `config.json`.
 
 mod blocks;
+mod checkpoint;
 mod config;
 mod embeddings;
+mod footprint;
 mod resnet;
 mod transformer;
 
+pub use checkpoint::{Tape, backward_through};
 pub use config::{OneOrEach, UnetConfig};
 pub use embeddings::{AddedConditions, sinusoid};
+pub use footprint::Footprint;
 
 use crate::nn::{Conv2d, GroupNorm, LoadReport, ParamPath, ParamStore, silu};
 use crate::{Error, Result};
 use blocks::{DownBlock, MidBlock, UpBlock};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use embeddings::Embeddings;
 
 /// The noise (or v) predictor. Fields are named as in the checkpoint.
@@ -75,6 +79,16 @@ impl Unet {
         context: &Tensor,
         added: Option<&AddedConditions>,
     ) -> Result<Tensor> {
+        self.check_operands(x, t, context)?;
+        let temb = self.embed(t, added, x.device())?;
+        let (mut h, mut skips) = (x.clone(), Vec::new());
+        for stage in self.stages() {
+            h = self.run(stage, &h, &temb, context, &mut skips)?;
+        }
+        Ok(h)
+    }
+
+    fn check_operands(&self, x: &Tensor, t: &[f32], context: &Tensor) -> Result<()> {
         let (batch, _, height, width) = x.dims4()?;
         let multiple = 1 << (self.down_blocks.len() - 1);
         if t.len() != batch || context.dim(0)? != batch {
@@ -84,16 +98,63 @@ impl Unet {
         if height % multiple != 0 || width % multiple != 0 {
             return Err(Error::Usage(format!("latents of {height}x{width} are not multiples of {multiple}")));
         }
-        let temb = silu(&self.embeddings.forward(t, added, x.device())?)?; // every user applies SiLU first
-        let mut h = self.conv_in.forward(x)?;
-        let mut skips = vec![h.clone()];
-        for block in &self.down_blocks {
-            h = block.forward(&h, &temb, context, &mut skips)?;
+        Ok(())
+    }
+
+    /// The embedded timesteps; every user applies SiLU first, so it is applied here.
+    fn embed(&self, t: &[f32], added: Option<&AddedConditions>, device: &Device) -> Result<Tensor> {
+        silu(&self.embeddings.forward(t, added, device)?)
+    }
+
+    /// The network in pieces, in order.
+    fn stages(&self) -> Vec<Stage> {
+        let down = (0..self.down_blocks.len()).map(Stage::Down);
+        let up = (0..self.up_blocks.len()).map(Stage::Up);
+        std::iter::once(Stage::In).chain(down).chain([Stage::Mid]).chain(up).chain([Stage::Out]).collect()
+    }
+
+    /// One piece: what comes out of the one before, and the skips so far, to which it adds or of which it takes.
+    fn run(
+        &self,
+        stage: Stage,
+        h: &Tensor,
+        temb: &Tensor,
+        context: &Tensor,
+        skips: &mut Vec<Tensor>,
+    ) -> Result<Tensor> {
+        match stage {
+            Stage::In => {
+                let h = self.conv_in.forward(h)?;
+                skips.push(h.clone());
+                Ok(h)
+            }
+            Stage::Down(i) => self.down_blocks[i].forward(h, temb, context, skips),
+            Stage::Mid => self.mid_block.forward(h, temb, context),
+            Stage::Up(i) => self.up_blocks[i].forward(h, temb, context, skips),
+            Stage::Out => self.conv_out.forward(&self.conv_norm_out.forward_silu(h)?),
         }
-        h = self.mid_block.forward(&h, &temb, context)?;
-        for block in &self.up_blocks {
-            h = block.forward(&h, &temb, context, &mut skips)?;
+    }
+}
+
+/// A piece of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    In,
+    Down(usize),
+    Mid,
+    Up(usize),
+    Out,
+}
+
+impl Stage {
+    /// Whether a parameter belongs to it. The timestep embedding belongs to none.
+    fn has(self, name: &str) -> bool {
+        match self {
+            Self::In => name.starts_with("conv_in."),
+            Self::Down(i) => name.starts_with(&format!("down_blocks.{i}.")),
+            Self::Mid => name.starts_with("mid_block."),
+            Self::Up(i) => name.starts_with(&format!("up_blocks.{i}.")),
+            Self::Out => name.starts_with("conv_norm_out.") || name.starts_with("conv_out."),
         }
-        self.conv_out.forward(&self.conv_norm_out.forward_silu(&h)?)
     }
 }

@@ -198,6 +198,7 @@ pub struct Vae {
     quant_conv: Option<Conv2d>,
     post_quant_conv: Option<Conv2d>,
     config: VaeConfig,
+    parameters: usize,
 }
 
 impl Vae {
@@ -218,9 +219,15 @@ impl Vae {
             quant_conv: quant.transpose()?,
             post_quant_conv: post.transpose()?,
             config: c.clone(),
+            parameters: params.elements(),
         };
         loader.finish("vae")?;
         Ok(vae)
+    }
+
+    /// How many parameters it has.
+    pub fn parameters(&self) -> usize {
+        self.parameters
     }
 
     /// Mean and log-variance of the latents, unscaled; the log-variance is clamped to -30..20.

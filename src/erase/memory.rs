@@ -1,0 +1,157 @@
+//! How much memory an erasure takes, and whether its graph must be kept block by block.
+
+use super::settings::Settings;
+use crate::nn::ParamStore;
+use crate::sd::{Footprint, StableDiffusion};
+use crate::{Error, Result};
+
+/// Bytes of a number.
+const F32: u64 = 4;
+/// What the program, the text encoder's work and fragmentation take beyond what is counted.
+const OVERHEAD: u64 = 192 << 20;
+/// The gradients that are alive beside the graph in a backward pass, in sixteenths of the graph.
+const BACKWARD: u64 = 4;
+/// Of the machine's memory, this many tenths may be used if no limit is given.
+const SHARE: u64 = 8;
+
+/// What may be used.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Budget {
+    /// Bytes, all in, as the user limits them; most of the machine's memory otherwise (not of what is free just now: the
+    /// last bits of a result depend on the choice, and two runs on one machine are to give the same bytes).
+    pub limit: Option<u64>,
+}
+
+/// What an erasure takes, in bytes, all in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Need {
+    /// With the whole graph in memory.
+    pub dense: u64,
+    /// With checkpoints.
+    pub checkpointed: u64,
+}
+
+impl Need {
+    /// Of a job with these numbers of scored and trained parameters, on latents of `size`.
+    pub fn new(
+        model: &StableDiffusion,
+        settings: &Settings,
+        (scored, trained): (u64, u64),
+        size: (usize, usize),
+        shares: usize,
+    ) -> Self {
+        let weights = F32 * model.parameters() as u64;
+        let rows = |rows: usize| rows as u64;
+        let batch = rows(settings.forget_batch) + rows(settings.retain_batch);
+        let threads = rayon::current_num_threads().min(shares.max(1)) as u64;
+        // of a batch in shares, as many are in memory as there are threads
+        let at_once = batch.div_ceil(shares.max(1) as u64) * threads;
+        let graph = |footprint: &Footprint, checkpointing: bool| {
+            let per_row = if checkpointing { footprint.checkpointed() } else { footprint.dense() };
+            F32 * per_row * at_once * (16 + BACKWARD) / 16
+        };
+        // scoring: a copy of the scope, its sums (twice with contrast) and gradients
+        let sums = if settings.contrast { 2 } else { 1 };
+        let scoring = F32 * scored * (2 + sums);
+        // repair: a copy, Adam's two moments, the gradients of a share and of the batch, the memories, and a projected copy
+        let repair = F32 * trained * (5 + settings.projection.memories as u64 + 1);
+        let footprint = Footprint::new(&model.unet_config, size);
+        let all = |checkpointing| OVERHEAD + weights + scoring.max(repair) + graph(&footprint, checkpointing);
+        Self { dense: all(false), checkpointed: all(true) }
+    }
+
+    /// Whether to checkpoint under this budget.
+    ///
+    /// # Errors
+    /// If the user's limit cannot be met: how much is needed, and what to lower.
+    pub fn checkpointing(&self, budget: Budget) -> Result<bool> {
+        let Some(limit) = budget.limit else {
+            return Ok(machine().is_some_and(|bytes| self.dense > bytes / 10 * SHARE));
+        };
+        if self.checkpointed > limit {
+            return Err(Error::usage(format!(
+                "--memory-limit {} is too little: this job needs about {}; raise the limit, lower --batch-size, or train \
+                 fewer parameters (--train-scope, --score-scope)",
+                gib(limit),
+                gib(self.checkpointed)
+            )));
+        }
+        Ok(self.dense > limit)
+    }
+}
+
+/// Parameters of these names.
+pub fn count(params: &ParamStore, names: &[String]) -> u64 {
+    names.iter().filter_map(|name| params.get(name).ok()).map(|tensor| tensor.elem_count() as u64).sum()
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.1}GiB", bytes as f64 / f64::from(1u32 << 30))
+}
+
+/// `8GiB`, `500MB`, `6G`, or a plain number of bytes.
+///
+/// # Errors
+/// If it is none of these.
+pub fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(format!("{text:?} is not an amount of memory; write 8GiB or 500MB")),
+    };
+    let number: f64 =
+        number.parse().map_err(|_| format!("{text:?} is not an amount of memory; write 8GiB or 500MB"))?;
+    let bytes = number * factor as f64;
+    if (1.0..1e18).contains(&bytes) { Ok(bytes as u64) } else { Err(format!("{text:?} is no amount of memory")) }
+}
+
+/// Bytes of the machine, or what this control group may have, whichever is less. `None` where the system does not say.
+pub fn machine() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let total = line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? << 10;
+    let limit = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let group = limit("/sys/fs/cgroup/memory.max").or_else(|| limit("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
+    Some(group.map_or(total, |group| group.min(total)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_of_memory_are_read() {
+        let cases = [("8GiB", 8 << 30), ("8g", 8 << 30), ("500MB", 500_000_000), ("1.5 GiB", 3 << 29), ("4096", 4096)];
+        for (text, bytes) in cases {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "GiB", "8 apples", "-1G", "0", "1e9999", "99999999999TiB"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn checkpoints_are_kept_when_the_limit_asks_for_it_and_too_low_a_limit_says_what_is_needed() {
+        let need = Need { dense: 6 << 30, checkpointed: 4 << 30 };
+        let under = |gib: u64| need.checkpointing(Budget { limit: Some(gib << 30) });
+        assert!(!under(6).unwrap());
+        assert!(under(5).unwrap());
+        assert!(under(4).unwrap());
+        let message = under(3).unwrap_err().to_string();
+        assert!(
+            message.contains("3.0GiB") && message.contains("4.0GiB") && message.contains("--batch-size"),
+            "{message}"
+        );
+        assert!(!need.checkpointing(Budget { limit: Some(u64::MAX) }).unwrap());
+    }
+}

@@ -1,0 +1,56 @@
+//! The network that is trained, as a loss sees it: with its graph in memory, or with checkpoints.
+
+use crate::Result;
+use crate::nn::{Gradients, ParamStore, backward};
+use crate::sd::{Tape, Unet, backward_through};
+use candle_core::Tensor;
+use std::cell::RefCell;
+
+/// What predicts the noise (or v): a network as it is, or as it is trained.
+pub trait Predictor {
+    /// As [`Unet::forward`].
+    ///
+    /// # Errors
+    /// As [`Unet::forward`].
+    fn predict(&self, x: &Tensor, t: &[f32], context: &Tensor) -> Result<Tensor>;
+}
+
+impl Predictor for Unet {
+    fn predict(&self, x: &Tensor, t: &[f32], context: &Tensor) -> Result<Tensor> {
+        self.forward(x, t, context)
+    }
+}
+
+impl Predictor for Student<'_> {
+    fn predict(&self, x: &Tensor, t: &[f32], context: &Tensor) -> Result<Tensor> {
+        let Some(tapes) = &self.tapes else { return self.unet.forward(x, t, context) };
+        let (prediction, tape) = self.unet.forward_checkpointed(x, t, context, None)?;
+        tapes.borrow_mut().push(tape);
+        Ok(prediction)
+    }
+}
+
+/// One loss's view of the trained network. Every prediction goes through it, so that the backward pass finds its way.
+pub struct Student<'u> {
+    unet: &'u Unet,
+    /// The passes so far, if blocks are computed again in the backward pass.
+    tapes: Option<RefCell<Vec<Tape<'u>>>>,
+}
+
+impl<'u> Student<'u> {
+    /// With `checkpointing`, the graph is kept block by block (see [`Unet::forward_checkpointed`]).
+    pub fn new(unet: &'u Unet, checkpointing: bool) -> Self {
+        Self { unet, tapes: checkpointing.then(RefCell::default) }
+    }
+
+    /// The gradients of a loss of its predictions.
+    ///
+    /// # Errors
+    /// As [`backward`].
+    pub fn backward(self, loss: Tensor, params: &ParamStore) -> Result<Gradients> {
+        match self.tapes {
+            None => backward(loss, params),
+            Some(tapes) => backward_through(loss, tapes.into_inner(), params),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Gradients block by block are those of the whole graph.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use candle_core::{Device, Tensor};
+use erase_concept::diffusion::Generator;
+use erase_concept::erase::student::{Predictor, Student};
+use erase_concept::nn::{Gradients, ParamStore};
+use erase_concept::sd::{Unet, UnetConfig};
+
+fn demo() -> (UnetConfig, ParamStore) {
+    let loaded = erase_concept::checkpoint::load_model(&erase_concept::hub::demo()).unwrap();
+    (loaded.model.unet_config, loaded.model.unet_params)
+}
+
+/// The gradients of one loss of two predictions in the parameters whose names `chosen` likes.
+fn gradients(checkpointing: bool, chosen: &dyn Fn(&str) -> bool) -> Gradients {
+    let (config, mut params) = demo();
+    let names: Vec<String> = params.tensors().keys().filter(|name| chosen(name)).cloned().collect();
+    assert!(!names.is_empty());
+    params.make_trainable(&names).unwrap();
+    let unet = Unet::new(&config, &params).unwrap();
+    let mut noise = Generator::new(7);
+    let mut randn = |shape: &[usize]| noise.randn_tensor(shape, &Device::Cpu).unwrap();
+    let (x, context) = (randn(&[2, 4, 16, 16]), randn(&[2, 32, 128]));
+    let (target, other) = (randn(&[2, 4, 16, 16]), randn(&[2, 32, 128]));
+    let student = Student::new(&unet, checkpointing);
+    let a = student.predict(&x, &[981.0, 20.0], &context).unwrap();
+    let b = student.predict(&x, &[500.0, 3.0], &other).unwrap();
+    let loss = ((a * 2.0).unwrap() - b).unwrap();
+    let loss = (loss - target).unwrap().sqr().unwrap().mean_all().unwrap();
+    student.backward(loss, &params).unwrap()
+}
+
+fn compare(what: &str, chosen: &dyn Fn(&str) -> bool) {
+    let (dense, blocks) = (gradients(false, chosen), gradients(true, chosen));
+    assert_eq!(dense.keys().collect::<Vec<_>>(), blocks.keys().collect::<Vec<_>>(), "{what}");
+    for (name, dense) in &dense {
+        let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let (dense, blocks) = (values(dense), values(&blocks[name]));
+        let norm = dense.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        let off = dense.iter().zip(&blocks).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
+        assert!(norm > 0.0, "{what}: {name} has no gradient");
+        assert!(off <= 1e-5 * norm, "{what}: {name} is off by {}", off / norm);
+    }
+}
+
+#[test]
+fn cross_attention_alone() {
+    compare("xattn", &|name| name.contains("attn2"));
+}
+
+#[test]
+fn every_parameter() {
+    compare("full", &|_| true);
+}
+
+#[test]
+fn only_parts_of_the_way_down() {
+    compare("mid", &|name| name.starts_with("mid_block.resnets.1"));
+    compare("out", &|name| name.starts_with("conv_out"));
+    compare("in", &|name| name == "conv_in.weight");
+    compare("time", &|name| name.starts_with("time_embedding.linear_1"));
+}
