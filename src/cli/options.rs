@@ -383,6 +383,7 @@ pub fn model_name(model: &str) -> String {
         Some(folder.file_name()?.to_string_lossy().into_owned())
     })
     .unwrap_or_else(|| "model".into())
+    .replace(':', "-") // a drive's letter to some systems
 }
 
 fn at_least_one(flag: &str, value: usize) -> Result<usize> {
