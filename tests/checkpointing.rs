@@ -5,8 +5,11 @@ mod common;
 
 use candle_core::{Device, Tensor};
 use erase_concept::diffusion::Generator;
+use erase_concept::erase::batch::Batch;
+use erase_concept::erase::gradient;
+use erase_concept::erase::loss::denoising;
 use erase_concept::erase::student::{Predictor, Student};
-use erase_concept::nn::{Gradients, ParamStore};
+use erase_concept::nn::{Gradients, ParamStore, backward};
 use erase_concept::sd::{Unet, UnetConfig};
 
 fn demo() -> (UnetConfig, ParamStore) {
@@ -62,4 +65,27 @@ fn only_parts_of_the_way_down() {
     compare("out", &|name| name.starts_with("conv_out"));
     compare("in", &|name| name == "conv_in.weight");
     compare("time", &|name| name.starts_with("time_embedding.linear_1"));
+}
+
+#[test]
+fn rows_of_large_latents_one_after_another_are_the_batch() {
+    let (config, mut params) = demo();
+    let names: Vec<String> = params.tensors().keys().filter(|name| name.contains("attn2")).cloned().collect();
+    params.make_trainable(&names).unwrap();
+    let unet = Unet::new(&config, &params).unwrap();
+    let mut noise = Generator::new(9);
+    let mut randn = |shape: &[usize]| noise.randn_tensor(shape, &Device::Cpu).unwrap();
+    let (noisy, target, prompts) = (randn(&[3, 4, 40, 40]), randn(&[3, 4, 40, 40]), randn(&[2, 32, 128]));
+    let batch = Batch { noisy, t: vec![900.0, 400.0, 7.0], target, prompts: vec![1, 0, 1] };
+    assert!(!gradient::shares(&[3], 40 * 40).side_by_side);
+    let trained = gradient::Trained { unet: &unet, params: &params, checkpointing: true };
+    let loss = |part: &Batch, unet: &Student<'_>| denoising(unet, part, &part.context(&prompts)?);
+    let (rows, value) = gradient::of_batch(&batch, trained, loss).unwrap();
+    let whole = denoising(&unet, &batch, &batch.context(&prompts).unwrap()).unwrap();
+    assert!((value - f64::from(whole.to_scalar::<f32>().unwrap())).abs() < 1e-6);
+    for (name, whole) in backward(whole, &params).unwrap() {
+        let square = |tensor: &Tensor| tensor.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+        let off = (square(&(&whole - &rows[&name]).unwrap()) / square(&whole)).sqrt();
+        assert!(off <= 1e-4, "{name} is off by {off} of its norm"); // some 1e-5 where the parts of the rows cancel
+    }
 }

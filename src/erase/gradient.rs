@@ -1,9 +1,11 @@
-//! Loss and gradients of a batch, in shares of its rows side by side where the latents are small.
+//! Loss and gradients of a batch in shares of its rows: side by side where the latents are small, one after another, each on
+//! all threads, where they are large, so that no more than a share's graph is in memory.
 
 use super::batch::Batch;
 use super::student::Student;
 use crate::Result;
 use crate::nn::{Gradients, ParamStore, side_by_side};
+use crate::progress::check_interrupted;
 use crate::sd::Unet;
 use candle_core::Tensor;
 use std::ops::Range;
@@ -24,10 +26,20 @@ pub struct Trained<'a> {
     pub checkpointing: bool,
 }
 
+/// How batches are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shares {
+    /// How many shares.
+    pub count: usize,
+    /// Whether they are worked on at the same time.
+    pub side_by_side: bool,
+}
+
 /// How batches of these sizes are cut: every share has rows of each. Depends on the sizes alone.
-pub fn shares(sizes: &[usize], pixels: usize) -> usize {
+pub fn shares(sizes: &[usize], pixels: usize) -> Shares {
     let (rows, smallest) = (sizes.iter().sum::<usize>(), sizes.iter().copied().min().unwrap_or(0));
-    if pixels > SMALL { 1 } else { rows.div_ceil(ROWS).min(smallest).max(1) }
+    let small = pixels <= SMALL;
+    Shares { count: if small { rows.div_ceil(ROWS) } else { rows }.min(smallest).max(1), side_by_side: small }
 }
 
 /// The rows of share `i` of `shares` of a batch of `size`.
@@ -45,20 +57,28 @@ pub fn narrow(x: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
 /// # Errors
 /// As of [`backward`]: exactly the trainable parameters must get finite gradients, in each share.
 pub fn gradients<R: Send>(
-    shares: usize,
+    shares: Shares,
     trained: Trained<'_>,
     loss: impl Fn(usize, &Student<'_>) -> Result<(Tensor, R)> + Send + Sync,
 ) -> Result<(Gradients, Vec<R>)> {
-    let parts = side_by_side(shares, |i| {
+    let one = |i: usize| {
         let student = Student::new(trained.unet, trained.checkpointing);
         let (loss, found) = loss(i, &student)?;
         Ok((student.backward(loss, trained.params)?, found))
-    })?;
+    };
     let mut sum = Gradients::new();
-    let mut found = Vec::with_capacity(shares);
-    for (gradients, result) in parts {
-        add(&mut sum, gradients)?;
+    let mut found = Vec::with_capacity(shares.count);
+    let mut take = |(gradients, result)| -> Result<()> {
         found.push(result);
+        add(&mut sum, gradients)
+    };
+    if shares.side_by_side {
+        side_by_side(shares.count, one)?.into_iter().try_for_each(&mut take)?;
+    } else {
+        (0..shares.count).try_for_each(|i| {
+            check_interrupted()?;
+            take(one(i)?)
+        })?;
     }
     Ok((sum, found))
 }
@@ -73,7 +93,7 @@ pub fn of_batch(
     let (_, _, height, width) = batch.noisy.dims4()?;
     let shares = shares(&[n], height * width);
     let (gradients, losses) = gradients(shares, trained, |i, student| {
-        let part = batch.rows(&rows(n, i, shares))?;
+        let part = batch.rows(&rows(n, i, shares.count))?;
         let loss = (loss(&part, student)? * (part.t.len() as f64 / n as f64))?;
         let value = f64::from(loss.to_scalar::<f32>()?);
         Ok((loss, value))
@@ -100,7 +120,8 @@ mod tests {
     #[test]
     fn shares_cover_every_row_once_and_have_rows_of_each_batch() {
         for (sizes, expected) in [(vec![4, 12], 4), (vec![1, 40], 1), (vec![16, 16], 8), (vec![3], 1), (vec![9], 3)] {
-            let count = shares(&sizes, 256);
+            let Shares { count, side_by_side } = shares(&sizes, 256);
+            assert!(side_by_side);
             assert_eq!(count, expected, "{sizes:?}");
             for size in sizes {
                 let covered: Vec<usize> = (0..count).flat_map(|i| rows(size, i, count)).collect();
@@ -108,6 +129,7 @@ mod tests {
                 assert!((0..count).all(|i| !rows(size, i, count).is_empty()));
             }
         }
-        assert_eq!(shares(&[4, 12], 64 * 64), 1, "large latents are work enough for all threads together");
+        let large = Shares { count: 4, side_by_side: false };
+        assert_eq!(shares(&[4, 12], 64 * 64), large, "large latents are work enough for all threads together");
     }
 }

@@ -1,5 +1,6 @@
 //! How much memory an erasure takes, and whether its graph must be kept block by block.
 
+use super::gradient::Shares;
 use super::settings::Settings;
 use crate::nn::ParamStore;
 use crate::sd::{Footprint, StableDiffusion};
@@ -38,14 +39,14 @@ impl Need {
         settings: &Settings,
         (scored, trained): (u64, u64),
         size: (usize, usize),
-        shares: usize,
+        shares: Shares,
     ) -> Self {
         let weights = F32 * model.parameters() as u64;
         let rows = |rows: usize| rows as u64;
         let batch = rows(settings.forget_batch) + rows(settings.retain_batch);
-        let threads = rayon::current_num_threads().min(shares.max(1)) as u64;
-        // of a batch in shares, as many are in memory as there are threads
-        let at_once = batch.div_ceil(shares.max(1) as u64) * threads;
+        // of shares side by side, as many are in memory as there are threads
+        let threads = if shares.side_by_side { rayon::current_num_threads().min(shares.count) } else { 1 };
+        let at_once = batch.div_ceil(shares.count.max(1) as u64) * threads as u64;
         let graph = |footprint: &Footprint, checkpointing: bool| {
             let per_row = if checkpointing { footprint.checkpointed() } else { footprint.dense() };
             F32 * per_row * at_once * (16 + BACKWARD) / 16

@@ -149,7 +149,8 @@ impl Repair<'_> {
         let shares = gradient::shares(&[n_f, n_r], height * width);
         let retain_context = self.retain_context(r)?;
         let (gradients, parts) = gradient::gradients(shares, self.trained(student), |i, student| {
-            let (rows_f, rows_r) = (gradient::rows(n_f, i, shares), gradient::rows(n_r, i, shares));
+            let count = shares.count;
+            let (rows_f, rows_r) = (gradient::rows(n_f, i, count), gradient::rows(n_r, i, count));
             let retain =
                 Part { batch: r.rows(&rows_r)?, context: gradient::narrow(&retain_context, &rows_r)?, of: n_r };
             let f = f.rows(&rows_f)?;
