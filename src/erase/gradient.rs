@@ -4,7 +4,7 @@
 use super::batch::Batch;
 use super::student::Student;
 use crate::Result;
-use crate::nn::{Gradients, ParamStore, side_by_side};
+use crate::nn::{Gradients, ParamStore, accumulate, side_by_side};
 use crate::progress::check_interrupted;
 use crate::sd::Unet;
 use candle_core::Tensor;
@@ -103,14 +103,7 @@ pub fn of_batch(
 
 /// Adds gradients to a sum that has none yet or the same names.
 pub fn add(sum: &mut Gradients, gradients: Gradients) -> Result<()> {
-    for (name, gradient) in gradients {
-        let total = match sum.get(&name) {
-            Some(so_far) => (so_far + gradient)?,
-            None => gradient,
-        };
-        sum.insert(name, total);
-    }
-    Ok(())
+    gradients.into_iter().try_for_each(|(name, gradient)| accumulate(sum, name, gradient))
 }
 
 #[cfg(test)]

@@ -46,6 +46,16 @@ fn collect(loss: Tensor, params: &ParamStore) -> Result<Gradients> {
     complete(gradients, params)
 }
 
+/// Adds one gradient to what `sum` has of this name.
+pub fn accumulate(sum: &mut Gradients, name: String, gradient: Tensor) -> Result<()> {
+    let total = match sum.get(&name) {
+        Some(so_far) => (so_far + gradient)?,
+        None => gradient,
+    };
+    sum.insert(name, total);
+    Ok(())
+}
+
 /// Moves the trainable parameters' gradients out of `store`, adding each to what `sum` has.
 ///
 /// # Errors
@@ -53,11 +63,7 @@ fn collect(loss: Tensor, params: &ParamStore) -> Result<Gradients> {
 pub fn gather(store: &mut GradStore, params: &ParamStore, sum: &mut Gradients) -> Result<()> {
     for (name, var) in params.vars() {
         let Some(gradient) = store.remove(var.as_tensor()) else { continue };
-        let total = match sum.get(name) {
-            Some(so_far) => (so_far + gradient)?,
-            None => gradient,
-        };
-        sum.insert(name.clone(), total);
+        accumulate(sum, name.clone(), gradient)?;
     }
     for (name, tensor) in params.tensors() {
         if !params.vars().contains_key(name) && store.get(tensor).is_some() {

@@ -20,7 +20,7 @@ mod upsample;
 
 pub use activation::{geglu, gelu, quick_gelu, silu};
 pub use attention::attention;
-pub use backward::{Gradients, backward, complete, gather, on_deep_stack};
+pub use backward::{Gradients, accumulate, backward, complete, gather, on_deep_stack};
 pub use combine::{add, concat_channels};
 pub use conv2d::{Conv2d, conv2d};
 pub use group_norm::{GroupNorm, group_norm};

@@ -61,8 +61,7 @@ impl StableDiffusion {
 
     /// Parameters of all networks.
     pub fn parameters(&self) -> usize {
-        let unet: usize = self.unet_params.tensors().values().map(Tensor::elem_count).sum();
-        unet + self.text_encoder.parameters() + self.vae.parameters()
+        self.unet_params.elements() + self.text_encoder.parameters() + self.vae.parameters()
     }
 
     /// The UNet for sampling: it never records a graph.

@@ -91,7 +91,7 @@ fn add(sum: &mut Option<Tensor>, more: Option<Tensor>) -> Result<()> {
 }
 
 impl Tape<'_> {
-    /// Whether this is the pass that made `prediction`'s gradient possible, and where that is looked up.
+    /// The prediction of this pass: the leaf whose gradient [`Tape::backward`] takes.
     pub fn prediction(&self) -> &Tensor {
         self.prediction.as_tensor()
     }
@@ -103,10 +103,7 @@ impl Tape<'_> {
     /// If a frozen parameter gets a gradient.
     pub fn backward(self, dy: Tensor, params: &ParamStore, sum: &mut Gradients) -> Result<()> {
         let trains = |stage: Stage| params.vars().keys().any(|name| stage.has(name));
-        let embedding = params.vars().keys().any(|name| {
-            let stages = self.pieces.iter().any(|piece| piece.stage.has(name));
-            !stages
-        });
+        let embedding = params.vars().keys().any(|name| !self.pieces.iter().any(|piece| piece.stage.has(name)));
         let mut cotangents = Cotangents { h: dy, temb: None, skips: vec![None; self.skips] };
         for (i, piece) in self.pieces.iter().enumerate().rev() {
             // below the first trainable parameter nobody asks for a gradient
