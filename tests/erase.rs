@@ -92,6 +92,7 @@ fn writes_a_model_that_differs_in_the_unet_alone_and_its_evidence() {
         "/retain/shape/after",
         "/retain/shape/n",
         "/settings/kept",
+        "/other_words/0/distance",
         "/trim/threshold",
         "/losses/2/retain",
         "/drift/prompts/0/difference",

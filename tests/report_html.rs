@@ -11,7 +11,7 @@ use erase_concept::audit::{
     moves,
 };
 use erase_concept::concept::{Concept, Kind};
-use erase_concept::erase::{Settings, StepRecord, TrimSummary};
+use erase_concept::erase::{OtherWord, Settings, StepRecord, TrimSummary};
 use image::{Rgb, RgbImage};
 use std::collections::BTreeMap;
 
@@ -84,6 +84,10 @@ fn page(kind: Kind, counted: bool, show: bool) -> String {
         detector: counted.then_some(detector),
         verification: VerifyRecord { scheduler: "dpmpp_2m".into(), steps: 12, guidance_scale: 5.0, seed: 99 },
         settings,
+        other_words: vec![
+            OtherWord { word: "asterisk".into(), distance: 0.01 },
+            OtherWord { word: "solid".into(), distance: 0.75 },
+        ],
         trim: TrimSummary { scored: 900, k: 890, threshold: 1e-4, trimmed: [(tensor.clone(), 10)].into(), total: 10 },
         blocks: vec![block("down_blocks.0", 900, 10), block("mid_block", 0, 0), block("up_blocks.0", 0, 0)],
         losses: (0..40)
@@ -124,6 +128,8 @@ fn says_in_words_what_was_found_and_repeats_every_setting_seed_and_hash() {
     let text = page(Kind::Object, true, false);
     for part in [
         "has almost vanished: it still appears in 1 of 20",
+        "other words the model draws it too: erased with it, “asterisk”.",
+        "solid</th><td>0.75</td><td>no",
         "5.0\u{a0}%",
         "--max-rate 0.01: the rate is 0.050",
         "shape: 2",

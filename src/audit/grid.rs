@@ -18,7 +18,7 @@ const WIDTH: u32 = 128;
 /// Columns of one band.
 const COLUMNS: usize = 8;
 /// Lines of a caption under a column.
-const CAPTION_LINES: usize = 4;
+const CAPTION_LINES: usize = 6;
 
 /// One row of pictures.
 pub struct GridRow<'a> {
@@ -26,8 +26,8 @@ pub struct GridRow<'a> {
     pub label: String,
     /// The pictures, all of one size.
     pub images: Vec<&'a RgbImage>,
-    /// Whether the pictures are made unrecognisable.
-    pub blur: bool,
+    /// For each picture, whether it is made unrecognisable.
+    pub blur: Vec<bool>,
 }
 
 /// A labelled grid.
@@ -61,7 +61,12 @@ impl Grid<'_> {
             for (r, row) in self.rows.iter().enumerate() {
                 let y = top + r as u32 * (h + GAP);
                 if let Some(image) = row.images.get(i) {
-                    overlay(&mut canvas, &prepare(image, w, h, row.blur), i64::from(x), i64::from(y));
+                    overlay(
+                        &mut canvas,
+                        &prepare(image, w, h, row.blur.get(i) == Some(&true)),
+                        i64::from(x),
+                        i64::from(y),
+                    );
                 }
                 if i % COLUMNS == 0 {
                     for (l, line) in row.label.lines().enumerate() {
@@ -129,9 +134,10 @@ mod tests {
         let sharp =
             RgbImage::from_fn(64, 64, |x, y| if (x / 4 + y / 4) % 2 == 0 { Rgb([0, 0, 0]) } else { Rgb([255, 0, 0]) });
         let rows = |blur| {
+            let flags = |i| (0..10).map(|column| column == i && blur).collect();
             vec![
-                GridRow { label: "before".into(), images: vec![&sharp; 10], blur },
-                GridRow { label: "after".into(), images: vec![&sharp; 10], blur: false },
+                GridRow { label: "before".into(), images: vec![&sharp; 10], blur: flags(0) },
+                GridRow { label: "after".into(), images: vec![&sharp; 10], blur: flags(1) },
             ]
         };
         let draw = |blur| Grid { title: "t".into(), rows: rows(blur), captions: vec!["a red star".into(); 10] }.draw();
@@ -140,8 +146,8 @@ mod tests {
         assert_eq!(plain.width(), 2 * MARGIN + LABEL + 8 * (128 + GAP));
         let top = MARGIN + 2 * CELL + 2 * GAP;
         let area = |image: &RgbImage, y: u32| image.view_pixels(MARGIN + LABEL, y);
-        assert_ne!(area(&plain, top), area(&blurred, top), "the first row is blurred");
-        assert_eq!(area(&plain, top + 128 + GAP), area(&blurred, top + 128 + GAP), "the second is not");
+        assert_ne!(area(&plain, top), area(&blurred, top), "the first row's first picture is blurred");
+        assert_eq!(area(&plain, top + 128 + GAP), area(&blurred, top + 128 + GAP), "the second's is not");
         let label = (0..LABEL).any(|x| (top..top + 128).any(|y| *plain.get_pixel(MARGIN + x, y) == INK));
         assert!(label, "the row has a label");
     }

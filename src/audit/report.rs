@@ -5,7 +5,7 @@ use super::interval::{mean_drop, paired_drop, wilson};
 use super::trimmed::BlockTrim;
 use super::verify::{Answer, Verification};
 use crate::concept::Concept;
-use crate::erase::{Settings, StepRecord, TrimSummary};
+use crate::erase::{OtherWord, Settings, StepRecord, TrimSummary};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -160,6 +160,9 @@ pub struct Report {
     pub verification: VerifyRecord,
     /// Every setting of the method.
     pub settings: Settings,
+    /// Words of the vocabulary that were tried for meaning the concept too, nearest first; those up to
+    /// [`crate::erase::other_words::THRESHOLD`] were erased with it.
+    pub other_words: Vec<OtherWord>,
     /// What was trimmed.
     pub trim: TrimSummary,
     /// Where that lies: the UNet's blocks in order.
@@ -205,6 +208,11 @@ impl RetainAxis {
 }
 
 impl Report {
+    /// The words that were found to mean the concept too, nearest first.
+    pub fn found_words(&self) -> impl Iterator<Item = &str> {
+        self.other_words.iter().filter(|word| word.means_the_concept()).map(|word| word.word.as_str())
+    }
+
     /// A few lines for people.
     pub fn summary(&self, concept: &Concept) -> String {
         let mut lines = Vec::new();
@@ -240,6 +248,10 @@ impl Report {
                 ));
             };
             lines_rate("its synonyms", r);
+        }
+        let found: Vec<String> = self.found_words().map(|word| format!("«{word}»")).collect();
+        if !found.is_empty() {
+            lines.push(format!("erased with it, because the model draws it for these words too: {}", found.join(", ")));
         }
         for (name, axis) in &self.counts.retain {
             lines.push(format!(

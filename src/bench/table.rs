@@ -1,17 +1,17 @@
-//! The outcomes of a grid as a Markdown table and a picture.
+//! The outcomes of a grid as Markdown tables.
 
 use super::results::Outcome;
 use crate::audit::{BeforeAfter, Rate};
 use std::fmt::Write;
 
 /// Sums over concepts and seeds of one variant.
-struct Row<'a> {
-    name: &'a str,
+pub(super) struct Row<'a> {
+    pub(super) name: &'a str,
     runs: usize,
-    rate: Option<Rate>,
+    pub(super) rate: Option<Rate>,
     worst: f64,
     synonyms: Option<Rate>,
-    drop: f64,
+    pub(super) drop: f64,
     worst_drop: f64,
     projected: f64,
     seconds: f64,
@@ -44,7 +44,8 @@ impl<'a> Row<'a> {
     }
 }
 
-fn rows<'a>(variants: &'a [String], outcomes: &[Outcome]) -> Vec<Row<'a>> {
+/// A row a variant, in the order of `variants`; those without an outcome are left out.
+pub(super) fn rows<'a>(variants: &'a [String], outcomes: &[Outcome]) -> Vec<Row<'a>> {
     let of = |name: &String| outcomes.iter().filter(|outcome| outcome.variant == *name).collect::<Vec<_>>();
     let rows = variants.iter().map(|name| (name, of(name))).filter(|(_, outcomes)| !outcomes.is_empty());
     rows.map(|(name, outcomes)| Row::new(name, &outcomes)).collect()
@@ -78,59 +79,31 @@ pub fn table(variants: &[String], outcomes: &[Outcome]) -> String {
     text
 }
 
-/// A picture (SVG): each variant's concept rate (across) and mean drop of everything else (up); good is at the lower left.
-pub fn plot(variants: &[String], outcomes: &[Outcome]) -> String {
-    const WIDTH: f64 = 760.0;
-    const HEIGHT: f64 = 460.0;
-    const LEFT: f64 = 60.0;
-    const BOTTOM: f64 = 410.0;
-    let rows = rows(variants, outcomes);
-    let rate = |row: &Row<'_>| row.rate.as_ref().map_or(0.0, Rate::fraction);
-    let top = |f: &dyn Fn(&Row<'_>) -> f64, least: f64| rows.iter().map(f).fold(least, f64::max) * 1.05;
-    let (x_max, y_max) = (top(&rate, 0.05), top(&|row| row.drop, 0.05));
-    let y_min = rows.iter().map(|row| row.drop).fold(0.0, f64::min) * 1.2;
-    let x = |value: f64| LEFT + value / x_max * (WIDTH - LEFT - 170.0);
-    let y = |value: f64| BOTTOM - (value - y_min) / (y_max - y_min) * (BOTTOM - 30.0);
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
-         font-size=\"11\"><rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
+/// A Markdown table, a line a run, in the order of `outcomes`.
+pub fn runs(outcomes: &[Outcome]) -> String {
+    let mut text = String::from(
+        "| variant | concept | seed | shown before | after | synonyms before | after | mean drop, points (95 %) | worst axis |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
     );
-    for i in 0..=5 {
-        let (vx, vy) = (x_max * f64::from(i) / 5.0, y_min + (y_max - y_min) * f64::from(i) / 5.0);
-        let _ = writeln!(
-            svg,
-            "<path d=\"M{0:.1} 30V{BOTTOM}M{LEFT} {1:.1}H{2}\" stroke=\"#ddd\"/><text x=\"{0:.1}\" y=\"{3}\" \
-             text-anchor=\"middle\">{4:.0} %</text><text x=\"{5}\" y=\"{6:.1}\" text-anchor=\"end\">{7:.0}</text>",
-            x(vx),
-            y(vy),
-            WIDTH - 170.0,
-            BOTTOM + 16.0,
-            100.0 * vx,
-            LEFT - 6.0,
-            y(vy) + 4.0,
-            100.0 * vy,
-        );
+    let pair = |counts: &Option<BeforeAfter>| match counts {
+        Some(BeforeAfter { before, after }) => {
+            format!("{} of {} | {} ({:.1} %)", before.hits, before.n, after.hits, 100.0 * after.fraction())
+        }
+        None => "- | -".into(),
+    };
+    for o in outcomes {
+        let c = &o.counts;
+        let drop = c
+            .mean_drop
+            .as_ref()
+            .map_or("-".into(), |m| format!("{:.1} ({:.1} to {:.1})", 100.0 * m.drop, 100.0 * m.low, 100.0 * m.high));
+        let worst = c.retain.iter().max_by(|a, b| a.1.drop.total_cmp(&b.1.drop));
+        let worst = worst.map_or("-".into(), |(name, axis)| format!("{name} {:.1}", 100.0 * axis.drop));
+        let (rate, synonyms) = (pair(&c.rate), pair(&c.synonyms));
+        let _ =
+            writeln!(text, "| {} | {} | {} | {rate} | {synonyms} | {drop} | {worst} |", o.variant, o.concept, o.seed);
     }
-    let _ = writeln!(
-        svg,
-        "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">pictures that still show the concept</text><text x=\"10\" \
-         y=\"18\">mean drop of everything else, points</text>",
-        (LEFT + WIDTH - 170.0) / 2.0,
-        BOTTOM + 38.0
-    );
-    for row in &rows {
-        let _ = writeln!(
-            svg,
-            "<circle cx=\"{0:.1}\" cy=\"{1:.1}\" r=\"4\" fill=\"#2563eb\"/><text x=\"{2:.1}\" y=\"{3:.1}\">{4}</text>",
-            x(rate(row)),
-            y(row.drop),
-            x(rate(row)) + 7.0,
-            y(row.drop) + 4.0,
-            row.name.replace('&', "&amp;").replace('<', "&lt;"),
-        );
-    }
-    svg.push_str("</svg>\n");
-    svg
+    text
 }
 
 #[cfg(test)]
@@ -158,7 +131,9 @@ mod tests {
         let lines: Vec<&str> = text.lines().skip(2).collect();
         assert_eq!(lines[1], "| a | 2 | 4.0 % | 6.0 % | - | 2.0 | 3.0 | 25 % | 10 |");
         assert!(lines[0].starts_with("| b | 1 | 50.0 %") && lines.len() == 2);
-        let svg = plot(&names, &outcomes);
-        assert_eq!(svg.matches("<circle").count(), 2);
+        let text = runs(&outcomes);
+        let lines: Vec<&str> = text.lines().skip(2).collect();
+        assert_eq!(lines[1], "| b |  | 0 | 95 of 100 | 50 (50.0 %) | - | - | 20.0 (0.0 to 10.0) | - |");
+        assert_eq!(lines.len(), 3);
     }
 }

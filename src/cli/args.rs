@@ -188,6 +188,10 @@ pub struct MethodArgs {
     /// Fraction of the scored weights that is kept; the rest is trimmed
     #[arg(long, value_name = "X")]
     pub kept: Option<f64>,
+    /// How many words of the vocabulary are tried for meaning the concept too; those for which the model draws it are
+    /// erased with it. 0 tries none
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    pub other_words: Option<usize>,
     /// Weight of the forget prompts in the closed-form edit that the repair starts from; 0 leaves the edit out
     #[arg(long, value_name = "X", hide_short_help = true)]
     pub edit: Option<f64>,

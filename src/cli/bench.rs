@@ -5,7 +5,7 @@ use super::evidence::Evidence;
 use super::options::{BenchOptions, EraseOptions};
 use super::output::Display;
 use crate::audit::{Comparison, Verification};
-use crate::bench::{Outcome, Results, Variant, plot, table};
+use crate::bench::{Outcome, Results, Variant, plot, runs, table};
 use crate::checkpoint::{
     LoadedModel, ModelFiles, OutputFolder, load_model, save_model, sweep_files, write_file_atomic,
 };
@@ -68,7 +68,8 @@ pub fn run(options: &BenchOptions, display: &mut Display) -> Result<ExitCode> {
                 }
             };
             outcomes.push(outcome);
-            for (file, text) in [("table.md", table(&names, &outcomes)), ("plot.svg", plot(&names, &outcomes))] {
+            let tables = format!("{}\n{}", table(&names, &outcomes), runs(&outcomes));
+            for (file, text) in [("table.md", tables), ("plot.svg", plot(&names, &outcomes))] {
                 let path = options.output.join(file);
                 write_file_atomic(&path, text.as_bytes())?;
             }

@@ -70,13 +70,15 @@ impl<'a> Cache<'a> {
             let part = |name: &str| texts.get(name).cloned();
             changed.iter().all(fits).then_some(())?;
             let trim = serde_json::from_str(&part("trim")?).ok()?;
-            Some(Outcome { changed, trim, losses: serde_json::from_str(&part("losses")?).ok()? })
+            let other_words = serde_json::from_str(&part("other_words")?).ok()?;
+            Some(Outcome { changed, other_words, trim, losses: serde_json::from_str(&part("losses")?).ok()? })
         };
         let write = |outcome: &Outcome| {
             let text = |value: serde_json::Result<String>| value.map_err(Error::usage);
             let trim = ("trim".to_string(), text(serde_json::to_string(&outcome.trim))?);
             let losses = ("losses".to_string(), text(serde_json::to_string(&outcome.losses))?);
-            Ok((outcome.changed.clone(), BTreeMap::from([trim, losses])))
+            let words = ("other_words".to_string(), text(serde_json::to_string(&outcome.other_words))?);
+            Ok((outcome.changed.clone(), BTreeMap::from([trim, losses, words])))
         };
         let c = self.concept;
         let depends_on = json!([self.settings, c.forget, c.anchors, c.retain, self.plan.checkpointing]);

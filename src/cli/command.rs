@@ -13,6 +13,7 @@ pub fn command(options: &EraseOptions) -> String {
     line.flag("--seed", Some(options.seed));
     line.flag("--preset", Some(&options.preset));
     line.flag("--kept", o.kept);
+    line.flag("--other-words", o.other_words);
     line.flag("--edit", o.edit);
     line.flag("--repair-steps", o.repair_steps);
     line.flag("--learning-rate", o.learning_rate);
@@ -84,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_command_gives_the_same_options_again() {
-        let all = "erase-concept --model demo --concept x --kind object --seed 7 --preset paper --kept 0.98 --edit 2 \
+        let all = "erase-concept --model demo --concept x --kind object --seed 7 --preset paper --kept 0.98 --other-words 5 --edit 2 \
                    --repair-steps 9 --learning-rate 0.0003 --lambda 0.5 --batch-size 6 --score-batches 2 --memories 2 --memory-every 3 --margin \
                    0.25 --score-scope full --trim-scope T --train-scope full --project-scope selfattn --forget-latents 3 \
                    --retain-latents 5 --data-steps 4 --scheduler ddim --guidance-scale 3.5 --verify-images 11 \

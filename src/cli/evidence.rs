@@ -157,6 +157,7 @@ impl<'a> Evidence<'a> {
             },
             blocks: by_block(tensors, &outcome.trim.trimmed),
             settings: settings.clone(),
+            other_words: outcome.other_words,
             trim: outcome.trim,
             losses: outcome.losses,
         }
@@ -193,16 +194,22 @@ impl<'a> Evidence<'a> {
 
     fn write_grid(&self, folder: &Path, before: &Verification, after: &Verification) -> Result<()> {
         let blur = self.options.concept.kind == Kind::Content && !self.options.verify.show;
-        fn row<'b>(label: &str, shown: &'b [Shown], blur: bool) -> GridRow<'b> {
-            GridRow { label: label.into(), images: shown.iter().take(IN_GRID).map(|s| &s.image).collect(), blur }
+        fn row<'b>(label: &str, shown: &'b [Shown], blur: impl Fn(&Shown) -> bool) -> GridRow<'b> {
+            let shown = || shown.iter().take(IN_GRID);
+            GridRow {
+                label: label.into(),
+                images: shown().map(|s| &s.image).collect(),
+                blur: shown().map(blur).collect(),
+            }
         }
+        let counted = before.forget.is_some();
         let name = &self.options.concept.name;
         let grids = [
             (format!("{name}: prompts that name it"), &before.shown_forget, &after.shown_forget, blur),
             ("everything else: prompts that do not".to_string(), &before.shown_retain, &after.shown_retain, false),
         ];
         let parts = grids.map(|(title, before, after, blur)| {
-            let rows = vec![row("before", before, blur), row("after", after, false)];
+            let rows = vec![row("before", before, |_| blur), row("after", after, |s| blur && counted && s.hit)];
             let captions = before.iter().take(IN_GRID).map(|s| format!("{} #{}", s.prompt, s.seed)).collect();
             Grid { title, rows, captions }.draw()
         });

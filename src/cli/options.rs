@@ -42,6 +42,7 @@ pub struct Sampling {
 #[expect(missing_docs, reason = "the fields are the settings of the same names")]
 pub struct Overrides {
     pub kept: Option<f64>,
+    pub other_words: Option<usize>,
     pub edit: Option<f64>,
     pub repair_steps: Option<usize>,
     pub learning_rate: Option<f64>,
@@ -224,6 +225,7 @@ impl From<&MethodArgs> for Overrides {
         let args = args.clone();
         Self {
             kept: args.kept,
+            other_words: args.other_words,
             edit: args.edit,
             repair_steps: args.repair_steps,
             learning_rate: args.learning_rate,

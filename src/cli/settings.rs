@@ -9,6 +9,7 @@ pub fn settings(options: &EraseOptions) -> Result<Settings> {
     let (o, sampling) = (&options.overrides, &options.sampling);
     let mut s = Settings::preset(&options.preset)?;
     set(&mut s.kept, &o.kept);
+    set(&mut s.other_words, &o.other_words);
     set(&mut s.edit, &o.edit);
     set(&mut s.repair_steps, &o.repair_steps);
     set(&mut s.learning_rate, &o.learning_rate);
@@ -74,8 +75,9 @@ mod tests {
 
     #[test]
     fn each_flag_changes_its_setting_and_no_other() {
-        let cases: [(&str, &str, &[&str]); 19] = [
+        let cases: [(&str, &str, &[&str]); 20] = [
             ("--kept", "0.5", &["/kept"]),
+            ("--other-words", "7", &["/other_words"]),
             ("--edit", "0.75", &["/edit"]),
             ("--repair-steps", "7", &["/repair_steps"]),
             ("--learning-rate", "0.25", &["/learning_rate"]),

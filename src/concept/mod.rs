@@ -252,7 +252,7 @@ impl Concept {
 }
 
 /// Prompts that the text encoder cannot tell apart are the same prompt: case and spacing do not count.
-fn normal(prompt: &str) -> String {
+pub(crate) fn normal(prompt: &str) -> String {
     prompt.split_whitespace().map(str::to_lowercase).collect::<Vec<_>>().join(" ")
 }
 

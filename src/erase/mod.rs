@@ -10,6 +10,7 @@ pub mod edit;
 pub mod gradient;
 pub mod loss;
 pub mod memory;
+pub mod other_words;
 pub mod project;
 pub mod repair;
 pub mod scope;
@@ -20,6 +21,7 @@ pub mod student;
 pub mod trim;
 
 pub use data::{Data, Latents};
+pub use other_words::OtherWord;
 pub use repair::StepRecord;
 pub use scope::Scope;
 pub use settings::Settings;
@@ -42,6 +44,8 @@ use std::collections::BTreeMap;
 pub struct Outcome {
     /// New values of every UNet tensor that was trained or trimmed, in f32, by name.
     pub changed: BTreeMap<String, Tensor>,
+    /// Words that were tried for meaning the concept too, nearest first.
+    pub other_words: Vec<OtherWord>,
     /// What was trimmed.
     pub trim: TrimSummary,
     /// Each repair step.
@@ -117,14 +121,20 @@ pub fn scissorhands(
     let base = &model.unet_params;
     let scopes = Scopes::new(settings, base)?;
     let schedule = Schedule::new(&model.scheduler)?;
+    // One stream a stage, so that changing one stage's settings does not change what another draws.
+    let stream = |stage: u64| Generator::new(seed.wrapping_add(stage << 24));
+    let other_words = match settings.other_words {
+        0 => Vec::new(),
+        _ => other_words::search(model, concept, &data.forget, settings, &mut stream(4), progress)?,
+    };
+    let (forget, anchors) = other_words::widen(concept, &data.forget, &other_words)?;
+    let data = &Data { forget, retain: data.retain.clone() };
     let embeddings = Embeddings {
-        forget: model.embed(&concept.forget)?,
-        anchors: model.embed(&concept.anchors)?,
+        forget: model.embed(&data.forget.prompts)?,
+        anchors: model.embed(&anchors)?,
         retain: model.embed(&data.retain.prompts)?,
         empty: model.embed(&[""])?,
     };
-    // One stream a stage, so that changing one stage's settings does not change what another draws.
-    let stream = |stage: u64| Generator::new(seed.wrapping_add(stage << 24));
 
     let scores = {
         let mut params = base.clone();
@@ -203,5 +213,5 @@ pub fn scissorhands(
 
     let names = scopes.train.iter().chain(trim.trimmed.keys());
     let changed = names.map(|name| Ok((name.clone(), params.get(name)?.detach().copy()?))).collect::<Result<_>>()?;
-    Ok(Outcome { changed, trim, losses })
+    Ok(Outcome { changed, other_words, trim, losses })
 }

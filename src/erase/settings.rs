@@ -116,6 +116,8 @@ fn parse<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Resu
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// How many words of the vocabulary are tried for meaning the concept too (see [`super::other_words`]); 0 for none.
+    pub other_words: usize,
     /// The fraction of the score scope that is kept («sparsity» in the original).
     pub kept: f64,
     /// Batches over which the connection sensitivity is accumulated.
@@ -228,6 +230,7 @@ impl Settings {
     fn balanced() -> Result<Self> {
         let xattn = Scope::parse("xattn")?;
         Ok(Self {
+            other_words: 32,
             kept: 0.995,
             score_batches: 8,
             score_loss: ScoreLoss::Plain,
@@ -268,6 +271,7 @@ impl Settings {
 
     fn paper() -> Result<Self> {
         Ok(Self {
+            other_words: 0,
             score_batches: 10,
             contrast: false,
             edit: 0.0,
@@ -295,6 +299,7 @@ impl Settings {
     fn official() -> Result<Self> {
         let full = Scope::parse("full")?;
         Ok(Self {
+            other_words: 0,
             kept: 0.995,
             score_batches: 10,
             contrast: false,

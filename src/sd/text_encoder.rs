@@ -202,6 +202,12 @@ impl TextEncoder {
         &self.config
     }
 
+    /// The mean of some tokens' embeddings before the first layer, `(1, hidden)`.
+    pub fn mean_token(&self, ids: &[u32]) -> Result<Tensor> {
+        let index = Tensor::new(ids, &Device::Cpu)?;
+        Ok(self.token_embedding.index_select(&index, 0)?.mean_keepdim(0)?)
+    }
+
     /// The last hidden state after the final norm.
     ///
     /// # Shape

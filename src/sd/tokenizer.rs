@@ -81,6 +81,19 @@ impl Tokenizer {
         vocabulary.into_values().chain([self.bos, self.eos, self.pad]).max().unwrap_or(0)
     }
 
+    /// The vocabulary's entries that are a whole word of at least three letters, in no order.
+    pub fn words(&self) -> Vec<String> {
+        let whole = |token: String| token.strip_suffix("</w>").map(str::to_string);
+        let word = |word: &String| word.chars().count() > 2 && word.chars().all(char::is_alphabetic);
+        self.bpe.get_vocab(false).into_keys().filter_map(whole).filter(word).collect()
+    }
+
+    /// The ids of a text, without BOS, EOS and padding.
+    pub fn content_ids(&self, text: &str) -> Result<Vec<u32>> {
+        let encoded = self.bpe.encode(text, false).map_err(|e| Error::usage(format!("prompt {text:?}: {e}")))?;
+        Ok(encoded.get_ids().to_vec())
+    }
+
     /// Lowers the length to what the text encoder has positions for.
     pub fn limit_to(&mut self, positions: usize) {
         self.max_length = self.max_length.min(positions.max(3));

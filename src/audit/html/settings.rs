@@ -2,9 +2,11 @@
 
 use super::EraseReport;
 use super::page::Section;
-use super::tables::{cell, facts, more};
-use super::words::{count, thousands};
-use crate::erase::Settings;
+use super::tables::{Table, cell, facts, more};
+use super::words::{count, number, thousands};
+use crate::audit::Report;
+use crate::erase::other_words::THRESHOLD;
+use crate::erase::{OtherWord, Settings};
 use maud::{Markup, html};
 use serde_json::Value;
 
@@ -18,6 +20,7 @@ pub fn section(r: &EraseReport<'_>) -> Section {
         (verification(r))
         (method(&report.settings))
         (more("Prompts", &prompts(r)))
+        @if !report.other_words.is_empty() { (more("Other words that were tried", &other_words(report))) }
     };
     Section { id: "settings", title: "Settings, seeds and hashes".into(), nav: "Settings", body }
 }
@@ -112,6 +115,7 @@ fn meaning(name: &str) -> &'static str {
         "score_batches" => "batches over which weights are scored",
         "score_loss" => "loss whose gradient gives the score",
         "contrast" => "score beyond what everything else depends on",
+        "other_words" => "words of the vocabulary that are tried for meaning the concept too (0: none)",
         "edit" => "weight of the forget prompts in the closed-form edit that the repair starts from (0: none)",
         "init" => "what trimmed weights become",
         "score_scope" => "weights that are scored",
@@ -147,6 +151,28 @@ fn meaning(name: &str) -> &'static str {
         "data.guidance_scale" => "its guidance scale",
         "data.one_retain_caption" => "whether they share a single caption",
         _ => "",
+    }
+}
+
+/// Each word with how far it is from the concept.
+fn other_words(report: &Report) -> Markup {
+    let row = |word: &OtherWord| {
+        let found = if word.means_the_concept() { "yes" } else { "no" };
+        vec![cell(&word.word), cell(format!("{:.2}", word.distance)), cell(found)]
+    };
+    let table = Table {
+        caption: "Words of the model’s vocabulary in the concept’s place".into(),
+        head: vec!["word", "distance", "erased too"],
+        rows: report.other_words.iter().map(row).collect(),
+        total: false,
+    };
+    html! {
+        p {
+            "How far the base’s predictions for pictures of the concept move when a word takes the name’s place: 0 if not at "
+            "all, 1 if as far as with the anchor or without the name. Up to " (number(THRESHOLD, 1)) " a word counts as another word for the concept. "
+            "Words of the prompts that stay are not tried."
+        }
+        (table.html())
     }
 }
 

@@ -74,6 +74,7 @@ fn headline(report: &Report) -> String {
 fn concept(report: &Report) -> Markup {
     let name = &report.concept;
     let title = format!("“{name}”");
+    let found: Vec<String> = report.found_words().map(|word| format!("“{word}”")).collect();
     let Some(BeforeAfter { before, after }) = &report.counts.rate else {
         return card(
             &title,
@@ -85,6 +86,9 @@ fn concept(report: &Report) -> Markup {
         "Of " (count(after.n, "picture")) " from prompts that name it, " (before.hits) " showed it before and " strong { (after.hits) }
         @if after.hits == 1 { " still does" } @else { " still do" } ". With ever more pictures the rate would come out between "
         (percent(after.low)) " and " (percent(after.high)) " (95 % confidence)."
+        @if !found.is_empty() {
+            " For some other words the model draws it too: erased with it, " (list(&found)) "."
+        }
     };
     card(&title, &change(before.fraction(), after.fraction()), &text)
 }
