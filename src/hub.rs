@@ -5,7 +5,7 @@ mod fake;
 
 use crate::checkpoint::{ModelFiles, load_component};
 use crate::nn::ParamStore;
-use crate::sd::{Classifier, UnetConfig};
+use crate::sd::{Classifier, TextEncoder, UnetConfig, Vae};
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -27,6 +27,16 @@ pub fn demo_classifier() -> Result<Classifier> {
 /// The config and made-up weights of a UNet of Stable Diffusion 1.x's size (that of `fake:sd14`), 3.4 GB.
 pub fn made_up_unet() -> Result<(UnetConfig, ParamStore)> {
     fake::unet_parameters()
+}
+
+/// A VAE of Stable Diffusion 1.x's size with made-up weights.
+pub fn made_up_vae() -> Result<Vae> {
+    fake::made_up_vae()
+}
+
+/// A text encoder of Stable Diffusion 1.x's size (CLIP ViT-L/14) with made-up weights.
+pub fn made_up_text_encoder() -> Result<TextEncoder> {
+    fake::made_up_text_encoder()
 }
 
 /// The files of a model: `demo`, or a folder in diffusers' layout. (A folder that is itself called `demo` is `./demo`.)

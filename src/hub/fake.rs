@@ -82,15 +82,32 @@ fn write(folder: &Path) -> Result<()> {
 /// The UNet alone, in memory.
 pub(super) fn unet_parameters() -> Result<(UnetConfig, ParamStore)> {
     let config = UnetConfig::from_json(&unet().to_string())?;
-    let shapes = shapes(|store| Unet::new(&config, store).map(drop))?;
-    let tensors: Result<_> = shapes
+    let params = parameters(|store| Unet::new(&config, store).map(drop))?;
+    Ok((config, params))
+}
+
+/// The VAE alone, in memory.
+pub(super) fn made_up_vae() -> Result<Vae> {
+    let config = parsed::<VaeConfig>(&vae())?;
+    Vae::new(&config, &parameters(|store| Vae::new(&config, store).map(drop))?)
+}
+
+/// The text encoder alone, in memory.
+pub(super) fn made_up_text_encoder() -> Result<TextEncoder> {
+    let config = parsed::<TextEncoderConfig>(&text_encoder())?;
+    TextEncoder::new(&config, &parameters(|store| TextEncoder::new(&config, store).map(drop))?)
+}
+
+/// Made-up weights of all that a network asks for.
+fn parameters(build: impl FnOnce(&ParamStore) -> Result<()>) -> Result<ParamStore> {
+    let tensors: Result<_> = shapes(build)?
         .par_iter()
         .map(|(name, shape)| {
             let values = made_up(name, shape);
             Ok((name.clone(), Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?))
         })
         .collect();
-    Ok((config, ParamStore::new(tensors?)))
+    Ok(ParamStore::new(tensors?))
 }
 
 fn put(root: &Path, rel: &str, content: &[u8]) -> Result<()> {

@@ -1,0 +1,79 @@
+//! Our half: each piece, timed.
+
+use candle_core::{Device, Tensor};
+use erase_concept::Result;
+use erase_concept::checkpoint::load_model;
+use erase_concept::diffusion::Sampler;
+use erase_concept::erase::Scope;
+use erase_concept::nn::backward;
+use erase_concept::sd::{SampleOptions, Unet};
+use erase_concept::{Error, hub};
+use std::time::Instant;
+
+/// The median of `runs` runs in seconds, after one that is not counted.
+pub fn time(name: &str, runs: usize) -> Result<f64> {
+    let mut piece = ready(name)?;
+    piece()?;
+    let mut seconds = Vec::with_capacity(runs);
+    for _ in 0..runs.max(1) {
+        let began = Instant::now();
+        piece()?;
+        seconds.push(began.elapsed().as_secs_f64());
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds[seconds.len() / 2])
+}
+
+fn random(shape: &[usize]) -> Result<Tensor> {
+    Ok(Tensor::randn(0f32, 1.0, shape, &Device::Cpu)?)
+}
+
+/// The piece, its weights in memory.
+fn ready(name: &str) -> Result<Box<dyn FnMut() -> Result<()>>> {
+    match name {
+        "unet-forward" | "unet-xattn" | "unet-full" => unet(name),
+        "vae-decode" => {
+            let (vae, latent) = (hub::made_up_vae()?, random(&[1, 4, 64, 64])?);
+            Ok(Box::new(move || vae.decode(&latent).map(drop)))
+        }
+        "text" => {
+            let encoder = hub::made_up_text_encoder()?;
+            let ids: Vec<Vec<u32>> =
+                (0..8).map(|row| (0..77).map(|i| (row * 6007 + i * 641) % 49408).collect()).collect();
+            Ok(Box::new(move || encoder.forward(&ids).map(drop)))
+        }
+        "demo-sample" => {
+            let model = load_model(&hub::demo())?.model;
+            let unet = model.unet()?;
+            let options =
+                SampleOptions { sampler: Sampler::Ddim, steps: 20, guidance_scale: 7.5, eta: 0.0, size: None };
+            Ok(Box::new(move || {
+                let seeds: Vec<u64> = (0..32).collect();
+                let latents = model.sample_latents(&unet, &options, &["a red star"; 32], &[""; 32], &seeds)?;
+                model.decode_latents(&latents).map(drop)
+            }))
+        }
+        _ => Err(Error::Usage(format!("there is no piece {name:?}"))),
+    }
+}
+
+fn unet(name: &str) -> Result<Box<dyn FnMut() -> Result<()>>> {
+    let side = if name == "unet-full" { 32 } else { 64 };
+    let (x, context) = (random(&[1, 4, side, side])?, random(&[1, 77, 768])?);
+    let (config, mut params) = hub::made_up_unet()?;
+    let scope = match name {
+        "unet-forward" => {
+            let unet = Unet::new(&config, &params)?;
+            return Ok(Box::new(move || unet.forward(&x, &[500.0], &context).map(drop)));
+        }
+        "unet-xattn" => "xattn",
+        _ => "*",
+    };
+    let names = Scope::parse(scope)?.select(params.tensors().keys())?;
+    params.make_trainable(&names)?;
+    let unet = Unet::new(&config, &params)?;
+    Ok(Box::new(move || {
+        let loss = unet.forward(&x, &[500.0], &context)?.sqr()?.mean_all()?;
+        backward(loss, &params).map(drop)
+    }))
+}
