@@ -14,6 +14,11 @@ mod pieces;
 
 use std::process::{Command, ExitCode};
 
+/// The program's own allocator and its setting, see `src/main.rs`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+const PURGE_DELAY: i32 = 15;
+
 /// Every piece with what it is.
 const PIECES: [(&str, &str); 6] = [
     ("unet-forward", "UNet forward, 64x64, batch 1"),
@@ -52,6 +57,10 @@ fn options() -> Result<Options, String> {
 }
 
 fn main() -> ExitCode {
+    // SAFETY: sets a number in the allocator's table of options; any value is allowed.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
+    // SAFETY: no other thread has been started yet.
+    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     match options().and_then(|options| run(&options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {

@@ -50,7 +50,7 @@ def text():
 
 def demo():
     from diffusers import DDIMScheduler, StableDiffusionPipeline
-    pipeline = StableDiffusionPipeline.from_pretrained(DEMO, safety_checker=None)
+    pipeline = StableDiffusionPipeline.from_pretrained(DEMO, safety_checker=None, torch_dtype=torch.float32)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     return lambda: pipeline(["a red star"] * 32, num_inference_steps=20, guidance_scale=7.5, output_type="pt")

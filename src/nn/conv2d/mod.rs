@@ -184,10 +184,10 @@ impl Way {
     fn of(g: &Geometry) -> Self {
         if (g.kernel, g.stride, g.padding) != (3, 1, 1) {
             Self::Columns
-        } else if direct::available() {
-            Self::Direct
         } else if winograd::fits(g) {
             Self::Winograd
+        } else if direct::available() {
+            Self::Direct
         } else {
             Self::Columns
         }
