@@ -361,6 +361,45 @@ mod tests {
         check(2, 3, 4, [6, 7], 3, 1, 0);
     }
 
+    /// Only one way is taken on a machine for a size; here all that it has are held against the columns.
+    #[test]
+    fn every_way_gives_the_same() {
+        let values = |n: usize, seed: u64| crate::diffusion::Generator::new(seed).randn(n);
+        let mut ways = vec![Way::Winograd];
+        ways.extend(direct::available().then_some(Way::Direct));
+        for (batch, inputs, outputs, height, width) in
+            [(1, 16, 16, 8, 8), (3, 33, 17, 5, 11), (2, 20, 40, 9, 33), (1, 300, 24, 12, 10), (9, 18, 16, 4, 4)]
+        {
+            let geometry = Geometry { batch, inputs, outputs, height, width, kernel: 3, stride: 1, padding: 1 };
+            let (pixels, device) = (height * width, candle_core::Device::Cpu);
+            let tensor = |shape: &[usize], seed| {
+                let values = values(shape.iter().product(), seed);
+                candle_core::Var::from_vec(values, shape, &device).unwrap().into_inner()
+            };
+            let (x, w) = (tensor(&[batch, inputs, height, width], 1), tensor(&[outputs, inputs, 3, 3], 2));
+            let dy = tensor(&[batch, outputs, height, width], 3).detach();
+            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let all = |way: Way| {
+                let op = Convolution { geometry, way, points: None };
+                let y = match op.forward(&flat(&x), &flat(&w), Some(&values(outputs, 4))) {
+                    (CpuStorage::F32(y), _) => y,
+                    other => panic!("{other:?}"),
+                };
+                assert_eq!(y.len(), batch * outputs * pixels);
+                let (dx, dw) = op.backward(&x, &w, &dy).unwrap();
+                [y, flat(&dx.unwrap()), flat(&dw.unwrap())]
+            };
+            let columns = all(Way::Columns);
+            for way in &ways {
+                for (what, (found, expected)) in ["y", "dx", "dw"].iter().zip(all(*way).iter().zip(&columns)) {
+                    let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
+                    let off = found.iter().zip(expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+                    assert!(off <= 3e-6 * largest, "{way:?}, {what} of {geometry:?}: {off} of {largest}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn works_without_bias_and_on_views() {
         compare("conv2d", &[&[2, 5, 6, 3], &[4, 3, 3, 3]], 5e-6, &|t| {
