@@ -35,6 +35,26 @@ pub struct Shares {
     pub side_by_side: bool,
 }
 
+impl Shares {
+    /// `one` of every share, each given to `take` in the order of the shares.
+    ///
+    /// # Errors
+    /// The first in that order, or an interruption between shares that go one after another.
+    pub fn each<T: Send>(
+        self,
+        one: impl Fn(usize) -> Result<T> + Send + Sync,
+        mut take: impl FnMut(T) -> Result<()>,
+    ) -> Result<()> {
+        if self.side_by_side {
+            return side_by_side(self.count, one)?.into_iter().try_for_each(take);
+        }
+        (0..self.count).try_for_each(|i| {
+            check_interrupted()?;
+            take(one(i)?)
+        })
+    }
+}
+
 /// How batches of these sizes are cut: every share has rows of each. Depends on the sizes alone.
 pub fn shares(sizes: &[usize], pixels: usize) -> Shares {
     let (rows, smallest) = (sizes.iter().sum::<usize>(), sizes.iter().copied().min().unwrap_or(0));
@@ -68,18 +88,10 @@ pub fn gradients<R: Send>(
     };
     let mut sum = Gradients::new();
     let mut found = Vec::with_capacity(shares.count);
-    let mut take = |(gradients, result)| -> Result<()> {
+    shares.each(one, |(gradients, result)| {
         found.push(result);
         add(&mut sum, gradients)
-    };
-    if shares.side_by_side {
-        side_by_side(shares.count, one)?.into_iter().try_for_each(&mut take)?;
-    } else {
-        (0..shares.count).try_for_each(|i| {
-            check_interrupted()?;
-            take(one(i)?)
-        })?;
-    }
+    })?;
     Ok((sum, found))
 }
 

@@ -21,7 +21,6 @@ use super::settings::Settings;
 use crate::Result;
 use crate::concept::{Concept, normal};
 use crate::diffusion::{Generator, Schedule};
-use crate::nn::side_by_side;
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::sd::{StableDiffusion, Unet};
 use candle_core::{D, Tensor};
@@ -77,18 +76,18 @@ pub fn search(
     let schedule = Schedule::new(&model.scheduler)?;
     let unet = model.unet()?;
     let batch = probes(forget, &rows, &schedule, noise)?;
-    let prompts: Vec<&str> = batch.prompts.iter().map(|prompt| concept.forget[*prompt as usize].as_str()).collect();
-    let anchors: Vec<&str> = batch.prompts.iter().map(|prompt| concept.anchors[*prompt as usize].as_str()).collect();
+    let of = |list: &[String]| batch.prompts.iter().map(|prompt| list[*prompt as usize].clone()).collect::<Vec<_>>();
+    let prompts = of(&concept.forget);
+    let with =
+        |word: &str| prompts.iter().filter_map(|prompt| replaced(prompt, &concept.name, word)).collect::<Vec<_>>();
     let predict = |texts: &[String]| predict(model, &unet, &batch, texts);
-    let own = predict(&prompts.iter().map(|prompt| prompt.to_string()).collect::<Vec<_>>())?;
-    let anchor = distance(&predict(&anchors.iter().map(|anchor| anchor.to_string()).collect::<Vec<_>>())?, &own)?;
-    let without: Vec<String> = prompts.iter().filter_map(|prompt| replaced(prompt, &concept.name, "")).collect();
-    let unit = anchor.min(distance(&predict(&without)?, &own)?);
+    let own = predict(&prompts)?;
+    let from_own = |texts: &[String]| distance(&predict(texts)?, &own);
+    let unit = from_own(&of(&concept.anchors))?.min(from_own(&with(""))?);
     let mut found = Vec::with_capacity(candidates.len());
     for word in candidates {
         check_interrupted()?;
-        let texts: Vec<String> = prompts.iter().filter_map(|prompt| replaced(prompt, &concept.name, &word)).collect();
-        found.push(OtherWord { distance: distance(&predict(&texts)?, &own)? / unit.max(f64::MIN_POSITIVE), word });
+        found.push(OtherWord { distance: from_own(&with(&word))? / unit.max(f64::MIN_POSITIVE), word });
         progress.event(Event::Step { loss: None });
     }
     found.sort_by(|a, b| a.distance.total_cmp(&b.distance));
@@ -189,10 +188,11 @@ fn predict(model: &StableDiffusion, unet: &Unet, batch: &Batch, texts: &[String]
         let rows = gradient::rows(texts.len(), i, shares.count);
         unet.forward(&narrow(&batch.noisy, &rows)?, &batch.t[rows.clone()], &narrow(&context, &rows)?)
     };
-    let parts = match shares.side_by_side {
-        true => side_by_side(shares.count, part)?,
-        false => (0..shares.count).map(part).collect::<Result<_>>()?,
-    };
+    let mut parts = Vec::with_capacity(shares.count);
+    shares.each(part, |part| {
+        parts.push(part);
+        Ok(())
+    })?;
     Ok(Tensor::cat(&parts, 0)?)
 }
 

@@ -90,8 +90,11 @@ impl Tokenizer {
 
     /// The ids of a text, without BOS, EOS and padding.
     pub fn content_ids(&self, text: &str) -> Result<Vec<u32>> {
-        let encoded = self.bpe.encode(text, false).map_err(|e| Error::usage(format!("prompt {text:?}: {e}")))?;
-        Ok(encoded.get_ids().to_vec())
+        Ok(self.encoding(text)?.get_ids().to_vec())
+    }
+
+    fn encoding(&self, prompt: &str) -> Result<tokenizers::Encoding> {
+        self.bpe.encode(prompt, false).map_err(|e| Error::usage(format!("prompt {prompt:?}: {e}")))
     }
 
     /// Lowers the length to what the text encoder has positions for.
@@ -105,8 +108,7 @@ impl Tokenizer {
         let mut tokens = Tokens { ids: Vec::with_capacity(prompts.len()), truncated: Vec::new() };
         for (i, prompt) in prompts.iter().enumerate() {
             let prompt = prompt.as_ref();
-            let encoded =
-                self.bpe.encode(prompt, false).map_err(|e| Error::usage(format!("prompt {prompt:?}: {e}")))?;
+            let encoded = self.encoding(prompt)?;
             let found = encoded.get_ids();
             if found.len() > room {
                 let start = encoded.get_offsets()[room].0;
