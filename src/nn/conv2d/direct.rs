@@ -8,6 +8,8 @@
 
 use super::Geometry;
 use super::kernel::Kernel;
+use crate::nn::kernels::gemm::pack_rows;
+use crate::nn::kernels::matmul::View;
 use crate::nn::kernels::parallel::{SharedMut, chunks, tasks, unwritten, zeros};
 
 /// Output channels of a tile.
@@ -33,13 +35,21 @@ pub(super) fn available() -> bool {
     }
 }
 
-/// The kernel in tiles: `(out / 8, in, 9, 8)`; outputs past the last are zero.
+/// The kernel in tiles: `(out / 8, in, 9, 8)`; outputs past the last are copies of it or zero.
 fn pack(g: &Geometry, kernel: Kernel<'_>) -> Vec<f32> {
-    let mut packed = vec![0.0; g.outputs.div_ceil(TILE) * g.inputs * 9 * TILE];
+    let mut packed = unwritten(g.outputs.div_ceil(TILE) * g.inputs * 9 * TILE);
     chunks(&mut packed, g.inputs * 9 * TILE, |tile, packed| {
-        for (i, eight) in packed.chunks_exact_mut(TILE).enumerate() {
-            for (m, value) in eight.iter_mut().enumerate().take(g.outputs - (tile * TILE).min(g.outputs)) {
-                *value = kernel.at(g, tile * TILE + m, i / 9, i % 9);
+        let outputs = TILE.min(g.outputs - tile * TILE);
+        match kernel {
+            Kernel::Forward(w) => {
+                pack_rows(View::new(&w[tile * TILE * g.taps()..], g.taps(), 1), outputs, packed, TILE)
+            }
+            Kernel::Backward(_) => {
+                for (i, eight) in packed.chunks_exact_mut(TILE).enumerate() {
+                    for (m, value) in eight.iter_mut().enumerate() {
+                        *value = kernel.at(g, tile * TILE + m.min(outputs - 1), i / 9, i % 9);
+                    }
+                }
             }
         }
     });

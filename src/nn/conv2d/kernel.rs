@@ -1,6 +1,8 @@
 //! The kernel of a 3x3 convolution, seen from either direction.
 
 use super::Geometry;
+use crate::nn::kernels::parallel::{chunks, unwritten};
+use std::borrow::Cow;
 
 /// Where the weights of `(output, input, tap)` lie in the checkpoint's kernel.
 #[derive(Clone, Copy)]
@@ -17,5 +19,21 @@ impl Kernel<'_> {
             Self::Forward(w) => w[(output * g.inputs + input) * 9 + tap],
             Self::Backward(w) => w[(input * g.outputs + output) * 9 + 8 - tap],
         }
+    }
+
+    /// All weights, `(out, in, 3, 3)` as seen from this direction.
+    pub(super) fn weights(&self, g: &Geometry) -> Cow<'_, [f32]> {
+        let Self::Backward(w) = self else {
+            let (Self::Forward(w) | Self::Backward(w)) = self;
+            return Cow::Borrowed(w);
+        };
+        let mut flipped = unwritten(w.len());
+        chunks(&mut flipped, g.inputs * 9, |output, kernels| {
+            for (input, kernel) in kernels.chunks_exact_mut(9).enumerate() {
+                let from = &w[(input * g.outputs + output) * 9..][..9];
+                kernel.iter_mut().zip(from.iter().rev()).for_each(|(to, from)| *to = *from);
+            }
+        });
+        Cow::Owned(flipped)
     }
 }

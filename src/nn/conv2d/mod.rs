@@ -186,7 +186,7 @@ impl Way {
             Self::Columns
         } else if winograd::fits(g) {
             Self::Winograd
-        } else if direct::available() {
+        } else if direct::available() && g.batch >= columns::SAMPLES {
             Self::Direct
         } else {
             Self::Columns
@@ -241,6 +241,9 @@ impl Convolution {
             match self.way {
                 Way::Direct => direct::convolve(&swapped, dy, kernel, None, &mut dx),
                 Way::Winograd => winograd::convolve(&swapped, dy, &self.points(&swapped, kernel), None, &mut dx),
+                Way::Columns if (g.kernel, g.stride, g.padding) == (3, 1, 1) => {
+                    columns::forward(&swapped, dy, &kernel.weights(&swapped), None, &mut dx);
+                }
                 Way::Columns => columns::input_gradient(g, dy, w, &mut dx),
             }
             Tensor::from_vec(dx, x.shape(), x.device())

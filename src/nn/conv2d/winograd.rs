@@ -11,7 +11,8 @@
 
 use super::kernel::Kernel;
 use super::{Geometry, direct};
-use crate::nn::kernels::matmul::{View, product};
+use crate::nn::kernels::gemm::{Onto, Order, Panels};
+use crate::nn::kernels::matmul::View;
 use crate::nn::kernels::parallel::{SharedMut, tasks, unwritten};
 use crate::nn::kernels::simd::{dispatched, mul_add};
 use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
@@ -106,44 +107,58 @@ fn kernel_points(g: [&Lanes; 3]) -> [Lanes; IN] {
     [*g[0], add(&even, &odd), difference(&even, &odd), add(&even_two, &odd_two), difference(&even_two, &odd_two), *g[2]]
 }
 
-/// Every kernel's points `G g G^T`: `(36, in, out)`.
+/// Every kernel's points `G g G^T`: 36 packed matrices, `in x out` ([`Order`]).
 pub(super) fn transform_kernel(g: &Geometry, kernel: Kernel<'_>) -> Vec<f32> {
-    let mut points = unwritten(POINTS * g.inputs * g.outputs);
+    let order = Order::new(g.inputs, g.outputs);
+    let mut points = unwritten(POINTS * order.len());
     let shared = SharedMut::new(&mut points);
-    tasks(g.inputs, |input| transform_input_channel(g, kernel, input, shared));
+    tasks(g.outputs.div_ceil(2 * LANES), |task| transform_outputs(g, kernel, order, task * 2 * LANES, shared));
     points
 }
 
 #[inline(always)]
-fn transform_input_channel_inner<const FMA: bool>(g: &Geometry, kernel: Kernel<'_>, input: usize, shared: SharedMut) {
-    for c in (0..g.outputs).step_by(LANES) {
-        let count = LANES.min(g.outputs - c);
-        let mut taps = [[0.0; LANES]; 9];
-        for l in 0..count {
-            for (t, tap) in taps.iter_mut().enumerate() {
-                tap[l] = kernel.at(g, c + l, input, t);
+fn transform_outputs_inner<const FMA: bool>(
+    g: &Geometry,
+    kernel: Kernel<'_>,
+    order: Order,
+    first: usize,
+    shared: SharedMut,
+) {
+    let end = g.outputs.min(first + 2 * LANES);
+    // vectors of outputs do not straddle panels
+    let step = LANES.min(order.columns());
+    for c in (first..end).step_by(LANES) {
+        for input in 0..g.inputs {
+            let mut taps = [[0.0; LANES]; 9];
+            for l in 0..LANES.min(end - c) {
+                for (t, tap) in taps.iter_mut().enumerate() {
+                    tap[l] = kernel.at(g, c + l, input, t);
+                }
             }
-        }
-        let mut half = [[[0.0; LANES]; 3]; IN];
-        for column in 0..3 {
-            let points = kernel_points([&taps[column], &taps[3 + column], &taps[6 + column]]);
-            for i in 0..IN {
-                half[i][column] = points[i];
+            let mut half = [[[0.0; LANES]; 3]; IN];
+            for column in 0..3 {
+                let points = kernel_points([&taps[column], &taps[3 + column], &taps[6 + column]]);
+                for i in 0..IN {
+                    half[i][column] = points[i];
+                }
             }
-        }
-        for (i, h) in half.iter().enumerate() {
-            for (j, point) in kernel_points([&h[0], &h[1], &h[2]]).iter().enumerate() {
-                let at = ((i * IN + j) * g.inputs + input) * g.outputs + c;
-                // SAFETY: what belongs to this input is this task's alone; `slice` checks the bounds.
-                unsafe { shared.slice(at, count) }.copy_from_slice(&point[..count]);
+            for (i, h) in half.iter().enumerate() {
+                for (j, point) in kernel_points([&h[0], &h[1], &h[2]]).iter().enumerate() {
+                    for l in (0..LANES.min(order.width() - c)).step_by(step) {
+                        let count = step.min(order.width() - c - l);
+                        let at = (i * IN + j) * order.len() + order.at(input, c + l);
+                        // SAFETY: what belongs to these outputs is this task's alone; `slice` checks the bounds.
+                        unsafe { shared.slice(at, count) }.copy_from_slice(&point[l..l + count]);
+                    }
+                }
             }
         }
     }
 }
 
 dispatched! {
-    /// All points of one input's kernels.
-    pub fn transform_input_channel(g: &Geometry, kernel: Kernel<'_>, input: usize, shared: SharedMut) = transform_input_channel_inner;
+    /// All points of the kernels of some outputs.
+    pub fn transform_outputs(g: &Geometry, kernel: Kernel<'_>, order: Order, first: usize, shared: SharedMut) = transform_outputs_inner;
 }
 
 /// The tiles of one task: all of some samples, or some rows of one sample.
@@ -179,6 +194,7 @@ pub(super) fn convolve(g: &Geometry, x: &[f32], points: &[f32], bias: Option<&[f
     let rows = if samples > 1 { down } else { (TILES / across).clamp(1, down) };
     let (groups, cuts) = (g.batch.div_ceil(samples), down.div_ceil(rows));
     let out = SharedMut::new(y);
+    let order = Order::new(g.inputs, g.outputs);
     tasks(groups * cuts, |task| {
         let (first_sample, first_row) = (task / cuts * samples, task % cuts * rows);
         let block = Block {
@@ -198,11 +214,11 @@ pub(super) fn convolve(g: &Geometry, x: &[f32], points: &[f32], bias: Option<&[f
         drop(padded);
         let mut sums = unwritten(POINTS * tiles * block.outputs);
         for point in 0..POINTS {
-            let (a, b) = (&transformed[point * tiles * block.inputs..], &points[point * g.inputs * g.outputs..]);
-            let (a, b) = (View::new(a, block.inputs, 1), View::new(b, g.outputs, 1));
+            let a = View::new(&transformed[point * tiles * block.inputs..], block.inputs, 1);
+            let b = Panels::new(order, &points[point * order.len()..]);
             let dst = sums[point * tiles * block.outputs..][..tiles * block.outputs].as_mut_ptr();
             // SAFETY: `dst` has `tiles` rows, `block.outputs` apart, and is this task's.
-            unsafe { product((tiles, g.outputs, g.inputs), dst, block.outputs, false, a, b, 1.0) };
+            unsafe { b.multiply((tiles, 0, g.outputs), a, dst, block.outputs, Onto::Nothing, 1.0) };
         }
         transform_output(g, block, &sums, bias, out);
     });

@@ -95,29 +95,6 @@ pub fn total<const L: usize>(mut lanes: [f32; L]) -> f32 {
     lanes[0]
 }
 
-/// The largest element; `f32::NEG_INFINITY` of none. Ignores NaN.
-#[inline(always)]
-pub fn max(a: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    let (a, rest) = a.as_chunks::<16>();
-    for a in a {
-        for i in 0..16 {
-            lanes[i] = if a[i] > lanes[i] { a[i] } else { lanes[i] };
-        }
-    }
-    for (i, &a) in rest.iter().enumerate() {
-        lanes[i] = if a > lanes[i] { a } else { lanes[i] };
-    }
-    let mut width = 8;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] = if lanes[i + width] > lanes[i] { lanes[i + width] } else { lanes[i] };
-        }
-        width /= 2;
-    }
-    lanes[0]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,13 +146,12 @@ mod tests {
     }
 
     #[test]
-    fn sums_and_maxima_see_every_element() {
+    fn sums_see_every_element() {
         for n in [0usize, 1, 15, 16, 17, 63, 64, 65, 200] {
             let x: Vec<f32> = (0..n).map(|i| ((i * 7) % 23) as f32).collect();
             let exact: f32 = x.iter().sum();
             assert_eq!(sum1::<16>(&x, |s, x| s + x), exact);
             assert_eq!(sum2::<64>(&x, &x, |s, a, _| s + a), exact);
-            assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }
     }
 }

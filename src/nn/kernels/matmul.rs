@@ -1,7 +1,7 @@
 //! Matrix products of strided views, cut in blocks whose size depends on the shapes alone.
 
+use super::gemm::{self, Onto, Packed, Path};
 use super::parallel::{SharedMut, chunks, sum_parts, tasks};
-use gemm::Parallelism;
 
 /// A product smaller than this many multiplications is one block.
 const SERIAL: usize = 1 << 19;
@@ -29,6 +29,21 @@ impl<'a> View<'a> {
     pub fn from(self, row: usize, col: usize) -> Self {
         Self { data: &self.data[row * self.rs + col * self.cs..], ..self }
     }
+
+    /// Whether all of the first `rows` rows and `cols` columns are there.
+    pub fn has(self, rows: usize, cols: usize) -> bool {
+        rows == 0 || cols == 0 || (rows - 1) * self.rs + (cols - 1) * self.cs < self.data.len()
+    }
+
+    /// The element `(row, col)`.
+    pub fn read(self, row: usize, col: usize) -> f32 {
+        self.data[row * self.rs + col * self.cs]
+    }
+
+    /// The first element, and how far rows and columns are apart.
+    pub fn parts(self) -> (*const f32, usize, usize) {
+        (self.data.as_ptr(), self.rs, self.cs)
+    }
 }
 
 /// `dst = scale a b`, or `dst += scale a b` with `add`, on this thread; `a` is `m x k`, `b` is `k x n` and the rows of
@@ -46,69 +61,56 @@ pub unsafe fn product(
     b: View<'_>,
     scale: f32,
 ) {
-    if m == 0 || n == 0 {
-        return;
-    }
-    if k > 0 {
-        assert!((m - 1) * a.rs + (k - 1) * a.cs < a.data.len(), "the left matrix is too small");
-        assert!((k - 1) * b.rs + (n - 1) * b.cs < b.data.len(), "the right matrix is too small");
-    }
-    // SAFETY: the views are as large as just checked; the caller vouches for `dst`.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            dst,
-            1,
-            stride as isize,
-            add,
-            a.data.as_ptr(),
-            a.cs as isize,
-            a.rs as isize,
-            b.data.as_ptr(),
-            b.cs as isize,
-            b.rs as isize,
-            1.0,
-            scale,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
-    }
+    // SAFETY: the caller vouches for `dst`.
+    let onto = if add { Onto::Before } else { Onto::Nothing };
+    unsafe { gemm::product(Path::best(), (m, n, k), dst, stride, onto, a, b, scale) };
 }
 
-/// Rows and columns of a block of an `m x n` result with inner dimension `k`: about 16 blocks or more, none tiny.
-fn blocks(m: usize, n: usize, k: usize) -> (usize, usize) {
+/// A right operand of more elements than this does not stay in a cache once it is packed.
+const CACHED: usize = 1 << 20;
+/// Columns and rows of a result for which a large right operand is packed piece by piece.
+const WIDE: usize = 512;
+const FLAT: usize = 1024;
+
+/// Rows of a block of an `m x n` result with inner dimension `k`, and its columns in panels of `panel`: about 16 blocks or more,
+/// none tiny.
+fn blocks((m, n, k): (usize, usize, usize), panel: usize) -> (usize, usize) {
     if m * n * k <= SERIAL {
         return (m, n);
     }
-    let rows = m.div_ceil(16).next_multiple_of(32).clamp(64, 256).min(m);
-    let columns = if m.div_ceil(rows) >= 8 { n } else { n.div_ceil(8).next_multiple_of(64).max(64).min(n) };
-    (rows, columns)
+    let columns = |across: usize| n.div_ceil(across).next_multiple_of(2 * panel).min(n);
+    if m <= FLAT && n >= WIDE && n * k > CACHED {
+        return (m, columns(16).min(WIDE));
+    }
+    let rows = m.div_ceil(16).next_multiple_of(14).clamp(112, 224).min(m);
+    (rows, columns(16usize.div_ceil(m.div_ceil(rows))))
 }
 
 /// `out = a b (+ bias on every row)`, row-major, `a` `m x k`, `b` `k x n`.
 pub fn matmul((m, n, k): (usize, usize, usize), a: View<'_>, b: View<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
-    let (rows, columns) = blocks(m, n, k);
     if out.is_empty() {
         return;
     }
+    let (rows, columns) = blocks((m, n, k), Path::best().columns());
+    // packed once, if more than one block of rows reads it
+    let packed = (rows < m).then(|| Packed::new(k, n, b));
     let across = n.div_ceil(columns);
     let shared = SharedMut::new(out);
     tasks(m.div_ceil(rows) * across, |task| {
         let (i, j) = (task / across * rows, task % across * columns);
         let (height, width) = (rows.min(m - i), columns.min(n - j));
-        if let Some(bias) = bias {
-            for row in i..i + height {
-                // SAFETY: this block of `out` belongs to this task alone, and `at` checks its bounds.
-                unsafe { shared.slice(row * n + j, width) }.copy_from_slice(&bias[j..j + width]);
+        let dst = shared.at(i * n + j, (height - 1) * n + width);
+        let onto = bias.map_or(Onto::Nothing, |bias| Onto::Row(&bias[j..j + width]));
+        // SAFETY: this block of `out` belongs to this task alone, and `at` checked its bounds.
+        unsafe {
+            match &packed {
+                Some(b) => b.panels().multiply((height, j, width), a.from(i, 0), dst, n, onto, 1.0),
+                None => {
+                    let (a, b) = (a.from(i, 0), b.from(0, j));
+                    gemm::product(Path::best(), (height, width, k), dst, n, onto, a, b, 1.0);
+                }
             }
         }
-        let dst = shared.at(i * n + j, (height - 1) * n + width);
-        // SAFETY: as above.
-        unsafe { product((height, width, k), dst, n, bias.is_some(), a.from(i, 0), b.from(0, j), 1.0) };
     });
 }
 

@@ -1,0 +1,56 @@
+//! Softmax attention in tiles, with no matrix of scores beyond a tile.
+
+mod backward;
+mod forward;
+
+use super::gemm::{Order, Panels};
+use super::matmul::View;
+pub use backward::{Saved, backward};
+pub use forward::forward;
+
+/// The sizes of an attention and its mask.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Samples.
+    pub batch: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Queries.
+    pub s: usize,
+    /// Keys.
+    pub t: usize,
+    /// Features of a head.
+    pub d: usize,
+    /// Whether query `i` sees keys `j <= i` only.
+    pub causal: bool,
+}
+
+impl Shape {
+    /// Features of all heads: what the rows of the operands are apart.
+    fn width(&self) -> usize {
+        self.heads * self.d
+    }
+
+    fn scale(&self) -> f32 {
+        (1.0 / (self.d as f64).sqrt()) as f32
+    }
+
+    /// The rows of one head of one sample, from row `from` on, of an operand with `len` rows.
+    fn head<'a>(&self, x: &'a [f32], (b, h): (usize, usize), len: usize, from: usize) -> View<'a> {
+        View::new(&x[(b * len + from) * self.width() + h * self.d..], self.width(), 1)
+    }
+}
+
+/// The first `n` elements of a buffer that grows as needed; their values are left from earlier.
+fn grown(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
+    if buffer.len() < n {
+        buffer.resize(n, 0.0);
+    }
+    &mut buffer[..n]
+}
+
+/// A right operand of the products of a tile, `k x n`, packed in a buffer that grows as needed.
+fn packed<'a>(b: View<'_>, k: usize, n: usize, buffer: &'a mut Vec<f32>) -> Panels<'a> {
+    let order = Order::new(k, n);
+    Panels::pack(order, b, grown(buffer, order.len()))
+}

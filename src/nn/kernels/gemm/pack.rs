@@ -1,0 +1,108 @@
+//! Operands copied into the order in which the innermost loops read them.
+
+use super::tile::Path;
+#[cfg(target_arch = "x86_64")]
+use super::vector::{Avx2, Avx512};
+use super::vector::{Portable, Vector};
+use crate::nn::kernels::matmul::View;
+
+/// `to[p * pitch + i] = from(i, p)` for `i < count`, `p < k`; from a view whose rows are the `i`. With `pitch < count` rounded up
+/// to whole vectors, what lies after a group is written and then overwritten by the next; the last reaches `SLACK` elements
+/// past the end.
+///
+/// # Safety
+/// The view must have `count` rows and `k` columns, and `to` room for `k pitch + SLACK` elements.
+pub(super) unsafe fn pack(path: Path, from: View<'_>, (count, k): (usize, usize), to: *mut f32, pitch: usize) {
+    // SAFETY: the caller vouches for sizes and path.
+    unsafe {
+        match path {
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 => avx512(from, (count, k), to, pitch),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => avx2(from, (count, k), to, pitch),
+            Path::Portable => group::<Portable>(from, (count, k), to, pitch),
+        }
+    }
+}
+
+/// `to[p * pitch + i] = from(i, p)` for `count` rows of a view, as many columns as `to` has room for; `pitch` is `count` or more,
+/// and what lies between is anything.
+pub fn pack_rows(from: View<'_>, count: usize, to: &mut [f32], pitch: usize) {
+    let k = to.len() / pitch;
+    assert!(0 < count && count <= pitch && from.has(count, k), "there is less to pack");
+    // the last rows are written one by one, as vectors would reach past the end
+    let whole = k.saturating_sub(SLACK.div_ceil(pitch));
+    let path = Path::best();
+    // SAFETY: just checked.
+    unsafe { pack(path, from, (count, whole), to.as_mut_ptr(), pitch) };
+    for (p, to) in to.chunks_exact_mut(pitch).enumerate().skip(whole) {
+        for (i, value) in to.iter_mut().enumerate() {
+            *value = from.read(i.min(count - 1), p);
+        }
+    }
+}
+
+/// Elements past the end of a packed operand that may be written.
+pub(super) const SLACK: usize = 16;
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn avx512(from: View<'_>, sizes: (usize, usize), to: *mut f32, pitch: usize) {
+    // SAFETY: see `pack`.
+    unsafe { group::<Avx512>(from, sizes, to, pitch) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2(from: View<'_>, sizes: (usize, usize), to: *mut f32, pitch: usize) {
+    // SAFETY: see `pack`.
+    unsafe { group::<Avx2>(from, sizes, to, pitch) }
+}
+
+#[inline(always)]
+unsafe fn group<T: Vector>(from: View<'_>, (count, k): (usize, usize), to: *mut f32, pitch: usize) {
+    let (source, rs, cs) = from.parts();
+    // SAFETY: the caller vouches for `count` rows and `k` columns, and for `to`.
+    unsafe {
+        if rs == 1 {
+            // neighbours stay neighbours
+            for p in 0..k {
+                let (from, to) = (source.add(p * cs), to.add(p * pitch));
+                let mut i = 0;
+                while i + T::LANES <= count {
+                    T::load(from.add(i)).store(to.add(i));
+                    i += T::LANES;
+                }
+                while i < count {
+                    *to.add(i) = *from.add(i);
+                    i += 1;
+                }
+                while i < pitch {
+                    *to.add(i) = 0.0;
+                    i += 1;
+                }
+            }
+            return;
+        }
+        let mut p = 0;
+        while cs == 1 && p + T::LANES <= k {
+            // the last group first: what it writes too far is overwritten by the others
+            let mut first = count.next_multiple_of(T::LANES);
+            while first > 0 {
+                first -= T::LANES;
+                let last = (count - 1 - first).min(T::LANES - 1);
+                T::transpose(source.add(first * rs + p), rs, last, to.add(p * pitch + first), pitch);
+            }
+            p += T::LANES;
+        }
+        while p < k {
+            for i in 0..count {
+                *to.add(p * pitch + i) = *source.add(i * rs + p * cs);
+            }
+            for i in count..pitch {
+                *to.add(p * pitch + i) = 0.0;
+            }
+            p += 1;
+        }
+    }
+}

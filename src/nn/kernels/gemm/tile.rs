@@ -1,0 +1,278 @@
+//! The innermost loops: a tile of the result stays in registers over a block of the inner dimension.
+//!
+//! `A` comes packed in tiles of [`Path::rows`] rows, `(tile, k, rows of the tile)`, `B` in panels of [`WIDE`] vectors of
+//! columns, `(panel, k, columns)`; a last panel that has no more than one vector of columns is one vector wide. Each element of
+//! the result is one chain of multiply-adds in order of `k`, so that it does not matter how a product is cut.
+
+#[cfg(target_arch = "x86_64")]
+use super::vector::{Avx2, Avx512};
+use super::vector::{Portable, Vector};
+use std::sync::OnceLock;
+
+/// Vectors of a panel.
+const WIDE: usize = 2;
+
+/// The instructions that products use.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Path {
+    /// Sixteen floats a vector.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// Eight floats a vector, fused multiply-add.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// Whatever the target's baseline has.
+    Portable,
+}
+
+impl Path {
+    /// The best of this machine.
+    pub fn best() -> Self {
+        static BEST: OnceLock<Path> = OnceLock::new();
+        *BEST.get_or_init(|| Self::all()[0])
+    }
+
+    /// All that this machine has, best first.
+    pub fn all() -> Vec<Self> {
+        #[allow(unused_mut)]
+        let mut all = vec![Self::Portable];
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+            all.insert(0, Self::Avx2);
+            if std::is_x86_feature_detected!("avx512f") {
+                all.insert(0, Self::Avx512);
+            }
+        }
+        all
+    }
+
+    /// Floats of a vector.
+    pub fn lanes(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => Avx512::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Avx2::LANES,
+            Self::Portable => Portable::LANES,
+        }
+    }
+
+    /// Columns of a panel.
+    pub fn columns(self) -> usize {
+        WIDE * self.lanes()
+    }
+
+    /// Rows of a tile: as many as the registers hold.
+    pub fn rows(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => 14,
+            _ => 6,
+        }
+    }
+}
+
+/// What a product is added to.
+#[derive(Clone, Copy)]
+pub enum Onto<'a> {
+    /// Nothing.
+    Nothing,
+    /// What lies there already.
+    Before,
+    /// The same row everywhere.
+    Row(&'a [f32]),
+}
+
+impl Onto<'_> {
+    /// A row must have an element for each of `n` columns.
+    pub(super) fn check(self, n: usize) {
+        if let Self::Row(row) = self {
+            assert!(row.len() >= n, "the row to add is too short");
+        }
+    }
+
+    /// Where the rows of a tile are read, and how far they are apart.
+    #[inline(always)]
+    fn place(&self, dst: *const f32, stride: usize) -> (*const f32, usize) {
+        static ZEROS: [f32; WIDE * 16] = [0.0; WIDE * 16];
+        match self {
+            Self::Nothing => (ZEROS.as_ptr(), 0),
+            Self::Before => (dst, stride),
+            Self::Row(row) => (row.as_ptr(), 0),
+        }
+    }
+
+    /// The same from column `j` on, for all but the first part of the inner dimension: what lies there.
+    pub(super) fn part(self, first: bool, j: usize) -> Self {
+        match self {
+            _ if !first => Onto::Before,
+            Self::Row(row) => Self::Row(&row[j..]),
+            other => other,
+        }
+    }
+}
+
+/// A block of a product: `dst = scale a b + onto` over `k` of the inner dimension.
+#[derive(Clone, Copy)]
+pub(super) struct Block<'o> {
+    /// Rows and columns.
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    /// The packed operands.
+    pub a: *const f32,
+    pub b: *const f32,
+    /// Where the result goes, its rows `stride` apart.
+    pub dst: *mut f32,
+    pub stride: usize,
+    pub onto: Onto<'o>,
+    pub scale: f32,
+}
+
+impl Block<'_> {
+    /// Computes it.
+    ///
+    /// # Safety
+    /// The machine must have the path's instructions, and the pointers be valid for the sizes.
+    pub(super) unsafe fn run(self, path: Path) {
+        // SAFETY: the caller vouches for all of it.
+        unsafe {
+            match path {
+                #[cfg(target_arch = "x86_64")]
+                Path::Avx512 => avx512(self),
+                #[cfg(target_arch = "x86_64")]
+                Path::Avx2 => avx2(self),
+                Path::Portable => portable(self),
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn avx512(block: Block<'_>) {
+    // SAFETY: see `Block::run`.
+    unsafe { panels::<Avx512, 14>(block) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2(block: Block<'_>) {
+    // SAFETY: see `Block::run`.
+    unsafe { panels::<Avx2, 6>(block) }
+}
+
+unsafe fn portable(block: Block<'_>) {
+    // SAFETY: see `Block::run`.
+    unsafe { panels::<Portable, 6>(block) }
+}
+
+/// All tiles of a block, panel by panel.
+#[inline(always)]
+unsafe fn panels<T: Vector, const ROWS: usize>(block: Block<'_>) {
+    let wide = WIDE * T::LANES;
+    let mut j = 0;
+    while j < block.n {
+        let columns = wide.min(block.n - j);
+        // SAFETY: panel and tile lie within the packed operands, the block's columns within `dst`.
+        unsafe {
+            let onto = block.onto.part(true, j);
+            let at = Block { b: block.b.add(j * block.k), dst: block.dst.add(j), n: columns, onto, ..block };
+            if columns > T::LANES { column::<T, WIDE, ROWS>(at) } else { column::<T, 1, ROWS>(at) }
+        }
+        j += wide;
+    }
+}
+
+/// All tiles of one panel of `V` vectors.
+#[inline(always)]
+unsafe fn column<T: Vector, const V: usize, const ROWS: usize>(panel: Block<'_>) {
+    let mut i = 0;
+    while i < panel.m {
+        let rows = ROWS.min(panel.m - i);
+        // SAFETY: as above.
+        unsafe {
+            let at = Block { a: panel.a.add(i * panel.k), dst: panel.dst.add(i * panel.stride), m: rows, ..panel };
+            match rows {
+                1 => tile::<T, V, 1>(at),
+                2 => tile::<T, V, 2>(at),
+                3 => tile::<T, V, 3>(at),
+                4 => tile::<T, V, 4>(at),
+                5 => tile::<T, V, 5>(at),
+                6 => tile::<T, V, 6>(at),
+                7 if ROWS > 6 => tile::<T, V, 7>(at),
+                8 if ROWS > 6 => tile::<T, V, 8>(at),
+                9 if ROWS > 6 => tile::<T, V, 9>(at),
+                10 if ROWS > 6 => tile::<T, V, 10>(at),
+                11 if ROWS > 6 => tile::<T, V, 11>(at),
+                12 if ROWS > 6 => tile::<T, V, 12>(at),
+                13 if ROWS > 6 => tile::<T, V, 13>(at),
+                _ => tile::<T, V, ROWS>(at),
+            }
+        }
+        i += rows;
+    }
+}
+
+/// The body once for each row or vector below a constant, its number a constant too: an index that is one keeps the sums in
+/// registers, where a loop that the compiler may or may not unroll does not.
+macro_rules! each {
+    ($i:ident < $end:ident, $body:block) => {
+        each!($i < $end, $body, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13)
+    };
+    ($i:ident < $end:ident, $body:block, $($value:literal),*) => {
+        $(if $value < $end {
+            const $i: usize = $value;
+            $body
+        })*
+    };
+}
+
+/// `R` rows by `V` vectors.
+#[inline(always)]
+#[allow(non_upper_case_globals)]
+unsafe fn tile<T: Vector, const V: usize, const R: usize>(at: Block<'_>) {
+    // SAFETY: the caller vouches for the operands and `dst`.
+    unsafe {
+        let mut sums = [[T::zero(); V]; R];
+        let (mut a, mut b) = (at.a, at.b);
+        for _ in 0..at.k {
+            let mut row = [T::zero(); V];
+            each!(v < V, { row[v] = T::load(b.add(v * T::LANES)) }, 0, 1);
+            each!(r < R, {
+                let value = T::splat(*a.add(r));
+                each!(v < V, { sums[r][v] = value.mul_add(row[v], sums[r][v]) }, 0, 1);
+            });
+            a = a.add(R);
+            b = b.add(V * T::LANES);
+        }
+        let scale = T::splat(at.scale);
+        if at.n == V * T::LANES {
+            let (before, apart) = at.onto.place(at.dst, at.stride);
+            each!(r < R, {
+                each!(
+                    v < V,
+                    {
+                        let before = T::load(before.add(r * apart + v * T::LANES));
+                        sums[r][v].mul_add(scale, before).store(at.dst.add(r * at.stride + v * T::LANES));
+                    },
+                    0,
+                    1
+                );
+            });
+            return;
+        }
+        // the last columns, by way of rows of whole vectors
+        let mut whole = [0.0; 14 * WIDE * 16];
+        each!(r < R, {
+            each!(v < V, { sums[r][v].store(whole.as_mut_ptr().add((r * V + v) * T::LANES)) }, 0, 1);
+        });
+        let (before, apart) = at.onto.place(at.dst, at.stride);
+        for r in 0..R {
+            for j in 0..at.n {
+                let to = at.dst.add(r * at.stride + j);
+                *to = T::fused(whole[r * V * T::LANES + j], at.scale, *before.add(r * apart + j));
+            }
+        }
+    }
+}
