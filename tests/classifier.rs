@@ -30,3 +30,8 @@ fn one_label_an_axis_by_the_largest_logit() {
         }
     }
 }
+
+#[test]
+fn the_same_with_lesser_instructions() {
+    common::with_lesser_instructions("lesser_instructions");
+}

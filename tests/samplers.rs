@@ -113,3 +113,8 @@ fn settings_that_make_no_sense_are_refused() {
     }
     assert!("ddpm".parse::<Sampler>().unwrap_err().to_string().contains("dpmpp_2m"));
 }
+
+#[test]
+fn the_same_with_lesser_instructions() {
+    common::with_lesser_instructions("lesser_instructions");
+}

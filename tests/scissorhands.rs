@@ -256,3 +256,8 @@ fn adam_equals_pytorchs_after_three_pinned_steps() {
         assert_close(n, params.get(n).unwrap(), &g[&format!("adam.after.{n}")], 1e-6);
     }
 }
+
+#[test]
+fn the_same_with_lesser_instructions() {
+    common::with_lesser_instructions("lesser_instructions");
+}

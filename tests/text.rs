@@ -84,3 +84,8 @@ fn wrong_files_are_named() {
     });
     assert!(broken.err().unwrap().to_string().contains("merges.txt line 3"));
 }
+
+#[test]
+fn the_same_with_lesser_instructions() {
+    common::with_lesser_instructions("lesser_instructions");
+}

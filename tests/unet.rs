@@ -101,3 +101,8 @@ fn a_detached_network_records_no_graph_and_sees_every_update() {
     assert_ne!(difference(&forward(&sampler), &plain).0, 0.0);
     assert_eq!(difference(&forward(&sampler), &forward(&student)).0, 0.0);
 }
+
+#[test]
+fn the_same_with_lesser_instructions() {
+    common::with_lesser_instructions("lesser_instructions");
+}

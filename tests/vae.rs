@@ -55,3 +55,8 @@ fn a_missing_tensor_is_named() {
     });
     assert!(error.err().unwrap().to_string().contains("1 missing: decoder.conv_in.bias"));
 }
+
+#[test]
+fn the_same_with_lesser_instructions() {
+    common::with_lesser_instructions("lesser_instructions");
+}

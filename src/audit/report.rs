@@ -295,6 +295,8 @@ pub struct RunRecord {
     pub peak_memory_bytes: Option<u64>,
     /// Threads.
     pub threads: usize,
+    /// Vector instructions of the CPU that were used.
+    pub instructions: &'static str,
     /// The command line.
     pub command: Vec<String>,
 }

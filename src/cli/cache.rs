@@ -7,6 +7,7 @@
 use crate::checkpoint::{LoadedModel, sha256_file, sweep_files, write_safetensors};
 use crate::concept::Concept;
 use crate::erase::{self, Data, Latents, Outcome, Plan, Settings};
+use crate::nn::Instructions;
 use crate::progress::{Event, Progress};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -150,18 +151,8 @@ impl<'a> Cache<'a> {
 fn this_program() -> String {
     let own = if cfg!(target_os = "linux") { Ok(PathBuf::from("/proc/self/exe")) } else { std::env::current_exe() };
     let hash = own.ok().and_then(|path| sha256_file(path).ok());
-    let mut features: Vec<&str> = vec![std::env::consts::ARCH];
-    #[cfg(target_arch = "x86_64")]
-    {
-        let found = [
-            ("avx2", std::is_x86_feature_detected!("avx2")),
-            ("fma", std::is_x86_feature_detected!("fma")),
-            ("avx512f", std::is_x86_feature_detected!("avx512f")),
-            ("avx512bw", std::is_x86_feature_detected!("avx512bw")),
-        ];
-        features.extend(found.iter().filter(|(_, has)| *has).map(|(name, _)| *name));
-    }
-    format!("{} {} {}", env!("CARGO_PKG_VERSION"), hash.unwrap_or_default(), features.join(" "))
+    let instructions = [Instructions::used().name(), Instructions::best().name(), std::env::consts::ARCH].join(" ");
+    format!("{} {} {instructions}", env!("CARGO_PKG_VERSION"), hash.unwrap_or_default())
 }
 
 fn save(path: &Path, tensors: &BTreeMap<String, Tensor>, mut texts: BTreeMap<String, String>) -> Result<()> {

@@ -17,6 +17,7 @@ mod training_pictures;
 pub use exit_code::ExitCode;
 
 use crate::Result;
+use crate::nn::Instructions;
 use args::{Cli, Command};
 use clap::Parser;
 use options::{BenchOptions, EraseOptions, RunOptions, SampleOptions};
@@ -62,6 +63,7 @@ impl Request {
     }
 
     fn new(cli: &Cli) -> Result<Self> {
+        Instructions::limit()?;
         Ok(match &cli.command {
             Some(Command::Sample(args)) => {
                 Self { run: RunOptions::try_from(&args.run)?, job: Job::Sample(Box::new((&**args).try_into()?)) }

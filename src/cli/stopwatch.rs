@@ -1,6 +1,7 @@
 //! How long each stage takes.
 
 use crate::audit::{RunRecord, peak_memory};
+use crate::nn::Instructions;
 use crate::progress::{Event, Progress};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -32,6 +33,7 @@ impl<'a> Stopwatch<'a> {
             total_seconds: self.began.elapsed().as_secs_f64(),
             peak_memory_bytes: peak_memory(),
             threads: rayon::current_num_threads(),
+            instructions: Instructions::used().name(),
             command: std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect(),
         }
     }

@@ -24,6 +24,7 @@ pub use backward::{Gradients, accumulate, backward, complete, gather, on_deep_st
 pub use combine::{add, concat_channels};
 pub use conv2d::{Conv2d, conv2d};
 pub use group_norm::{GroupNorm, group_norm};
+pub use kernels::instructions::Instructions;
 pub use layer_norm::{LayerNorm, layer_norm};
 pub use layout::{add_per_channel, from_tokens, to_tokens};
 pub use linear::{Linear, linear};

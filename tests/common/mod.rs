@@ -35,6 +35,18 @@ pub fn tensors(path: PathBuf) -> BTreeMap<String, Tensor> {
     loaded.into_iter().map(|(name, t)| (name, t.to_dtype(DType::F32).expect("f32"))).collect()
 }
 
+/// Runs the other tests of this file again, in a process each, with every lesser set of vector instructions.
+pub fn with_lesser_instructions(this: &str) {
+    use erase_concept::nn::Instructions;
+    assert!(Instructions::used() <= Instructions::best());
+    for set in Instructions::ALL.into_iter().filter(|set| *set < Instructions::used()) {
+        let mut tests = std::process::Command::new(std::env::current_exe().expect("this program"));
+        let output = tests.args(["--skip", this]).env(Instructions::LIMIT, set.name()).output().expect("runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && !text.contains(" 0 passed"), "with {set:?}:\n{text}");
+    }
+}
+
 /// Largest and mean absolute difference.
 pub fn difference(a: &Tensor, b: &Tensor) -> (f32, f32) {
     assert_eq!(a.dims(), b.dims());

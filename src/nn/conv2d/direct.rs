@@ -9,6 +9,7 @@
 use super::Geometry;
 use super::kernel::Kernel;
 use crate::nn::kernels::gemm::pack_rows;
+use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::matmul::View;
 use crate::nn::kernels::parallel::{SharedMut, chunks, tasks, unwritten, zeros};
 
@@ -25,14 +26,7 @@ const FLAT: usize = 288;
 
 /// Whether this machine can.
 pub(super) fn available() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        std::arch::is_x86_feature_detected!("avx512f")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        false
-    }
+    Instructions::used() == Instructions::Avx512
 }
 
 /// The kernel in tiles: `(out / 8, in, 9, 8)`; outputs past the last are copies of it or zero.

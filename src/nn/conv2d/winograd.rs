@@ -9,8 +9,8 @@
 // What std's adaptors do not inline would be compiled for the baseline instruction set.
 #![allow(clippy::needless_range_loop)]
 
+use super::Geometry;
 use super::kernel::Kernel;
-use super::{Geometry, direct};
 use crate::nn::kernels::gemm::{Onto, Order, Panels};
 use crate::nn::kernels::matmul::View;
 use crate::nn::kernels::parallel::{SharedMut, tasks, unwritten};
@@ -28,10 +28,7 @@ const LANES: usize = 16;
 const TILES: usize = 128;
 /// Fewer channels than this are not worth the transforms.
 const CHANNELS: usize = 16;
-/// Kernels of more channels are worth it only on maps of many tiles: their points are made anew in each call. So are all where
-/// there is [`direct`], which is fast on small maps too, and rounds less.
-const FEW_CHANNELS: usize = 256;
-/// Tiles that are many.
+/// Fewer tiles neither: the kernel's points are made anew in each call, and what is gained does not pay for the rounding.
 const MANY_TILES: usize = 64;
 
 type Lanes = [f32; LANES];
@@ -39,8 +36,7 @@ type Lanes = [f32; LANES];
 /// Whether this convolution gains by it.
 pub(super) fn fits(g: &Geometry) -> bool {
     let tiles = g.batch * g.height.div_ceil(OUT) * g.width.div_ceil(OUT);
-    let least = if g.inputs.max(g.outputs) <= FEW_CHANNELS && !direct::available() { 4 } else { MANY_TILES };
-    g.inputs.min(g.outputs) >= CHANNELS && tiles >= least
+    g.inputs.min(g.outputs) >= CHANNELS && tiles >= MANY_TILES
 }
 
 #[inline(always)]

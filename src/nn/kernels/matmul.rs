@@ -1,6 +1,7 @@
 //! Matrix products of strided views, cut in blocks whose size depends on the shapes alone.
 
-use super::gemm::{self, Onto, Packed, Path};
+use super::gemm::{self, Onto, Packed};
+use super::instructions::Instructions;
 use super::parallel::{SharedMut, chunks, sum_parts, tasks};
 
 /// A product smaller than this many multiplications is one block.
@@ -63,7 +64,7 @@ pub unsafe fn product(
 ) {
     // SAFETY: the caller vouches for `dst`.
     let onto = if add { Onto::Before } else { Onto::Nothing };
-    unsafe { gemm::product(Path::best(), (m, n, k), dst, stride, onto, a, b, scale) };
+    unsafe { gemm::product(Instructions::used(), (m, n, k), dst, stride, onto, a, b, scale) };
 }
 
 /// A right operand of more elements than this does not stay in a cache once it is packed.
@@ -91,7 +92,7 @@ pub fn matmul((m, n, k): (usize, usize, usize), a: View<'_>, b: View<'_>, bias: 
     if out.is_empty() {
         return;
     }
-    let (rows, columns) = blocks((m, n, k), Path::best().columns());
+    let (rows, columns) = blocks((m, n, k), Instructions::used().columns());
     // packed once, if more than one block of rows reads it
     let packed = (rows < m).then(|| Packed::new(k, n, b));
     let across = n.div_ceil(columns);
@@ -107,7 +108,7 @@ pub fn matmul((m, n, k): (usize, usize, usize), a: View<'_>, b: View<'_>, bias: 
                 Some(b) => b.panels().multiply((height, j, width), a.from(i, 0), dst, n, onto, 1.0),
                 None => {
                     let (a, b) = (a.from(i, 0), b.from(0, j));
-                    gemm::product(Path::best(), (height, width, k), dst, n, onto, a, b, 1.0);
+                    gemm::product(Instructions::used(), (height, width, k), dst, n, onto, a, b, 1.0);
                 }
             }
         }

@@ -4,6 +4,7 @@
 pub mod activation;
 pub mod attention;
 pub mod gemm;
+pub mod instructions;
 pub mod math;
 pub mod matmul;
 pub mod norm;

@@ -30,17 +30,13 @@ macro_rules! dispatched {
                 fn avx2($($arg: $ty),*) $(-> $ret)? {
                     $inner::<true>($($arg),*)
                 }
-                if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-                    if std::is_x86_feature_detected!("avx512f")
-                        && std::is_x86_feature_detected!("avx512vl")
-                        && std::is_x86_feature_detected!("avx512bw")
-                        && std::is_x86_feature_detected!("avx512dq")
-                    {
-                        // SAFETY: every feature that the function enables was just found on this machine.
-                        return unsafe { avx512($($arg),*) };
-                    }
+                use crate::nn::kernels::instructions::Instructions;
+                match Instructions::used() {
+                    // SAFETY: every feature that the function enables was found on this machine.
+                    Instructions::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
-                    return unsafe { avx2($($arg),*) };
+                    Instructions::Avx2 => return unsafe { avx2($($arg),*) },
+                    Instructions::Portable => {}
                 }
             }
             $inner::<{ crate::nn::kernels::simd::BASELINE_FMA }>($($arg),*)

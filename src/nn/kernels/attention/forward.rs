@@ -4,7 +4,8 @@
 //! one, `O^T = V^T P^T`, reads its right operand, and maxima and sums over keys run down vectors of queries.
 
 use super::{Shape, grown, packed};
-use crate::nn::kernels::gemm::{Onto, Order, Panels, Path, Tiles};
+use crate::nn::kernels::gemm::{Onto, Order, Panels, Tiles};
+use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::math::exp;
 use crate::nn::kernels::parallel::{SharedMut, tasks};
 use crate::nn::kernels::simd::dispatched;
@@ -60,7 +61,7 @@ fn block(
 ) {
     let Shape { heads, s, t, d, .. } = *shape;
     let Scratch { query, key, value, scores, result, state } = scratch;
-    let panel = Path::best().columns();
+    let panel = Instructions::used().columns();
     let query = packed(shape.head(q, (b, h), s, queries.start).t(), d, queries.len(), query);
     let places = queries.len().next_multiple_of(panel);
     let result = grown(result, places * d);

@@ -9,13 +9,14 @@ mod pack;
 mod tile;
 mod vector;
 
+use super::instructions::Instructions;
 use super::matmul::View;
 use super::parallel::{SharedMut, tasks, unwritten};
 pub use pack::pack_rows;
 use pack::{SLACK, pack};
 use std::cell::RefCell;
 use tile::Block;
-pub use tile::{Onto, Path};
+pub use tile::Onto;
 
 /// Elements of the inner dimension that are summed in registers at most.
 const DEPTH: usize = 384;
@@ -45,7 +46,7 @@ fn depth(k: usize) -> usize {
 /// The order of a packed right operand, `k x n`.
 #[derive(Clone, Copy, Debug)]
 pub struct Order {
-    path: Path,
+    path: Instructions,
     k: usize,
     n: usize,
 }
@@ -53,7 +54,7 @@ pub struct Order {
 impl Order {
     /// For this machine.
     pub fn new(k: usize, n: usize) -> Self {
-        Self { path: Path::best(), k, n }
+        Self { path: Instructions::used(), k, n }
     }
 
     /// Columns that lie in each row of the parts: `n`, the last panel rounded up to whole vectors.
@@ -218,7 +219,7 @@ impl<'a> Panels<'a> {
 /// A left operand, packed in tiles, part after part of the inner dimension.
 #[derive(Clone, Copy)]
 pub struct Tiles<'a> {
-    path: Path,
+    path: Instructions,
     m: usize,
     k: usize,
     values: &'a [f32],
@@ -228,7 +229,7 @@ impl<'a> Tiles<'a> {
     /// Packs `a`, `m x k`, into a buffer that grows as needed, on this thread.
     pub fn pack(a: View<'_>, m: usize, k: usize, buffer: &'a mut Vec<f32>) -> Self {
         assert!(a.has(m, k), "the left matrix is too small");
-        let path = Path::best();
+        let path = Instructions::used();
         let values = grown(buffer, m * k + SLACK);
         for p in (0..k).step_by(depth(k)) {
             let depth = depth(k).min(k - p);
@@ -243,7 +244,7 @@ impl<'a> Tiles<'a> {
 ///
 /// # Safety
 /// `a` must be as large as that, and `to` have room for it and `SLACK`.
-unsafe fn left(path: Path, a: View<'_>, (m, k): (usize, usize), to: *mut f32) {
+unsafe fn left(path: Instructions, a: View<'_>, (m, k): (usize, usize), to: *mut f32) {
     for i in (0..m).step_by(path.rows()) {
         let rows = path.rows().min(m - i);
         // SAFETY: the caller vouches for both; a tile's overhang is overwritten by the next tile.
@@ -257,7 +258,7 @@ unsafe fn left(path: Path, a: View<'_>, (m, k): (usize, usize), to: *mut f32) {
 /// `dst` must be valid for `m` rows of `n` elements, `stride` apart, which no other thread touches.
 #[allow(clippy::too_many_arguments)]
 pub unsafe fn product(
-    path: Path,
+    path: Instructions,
     (m, n, k): (usize, usize, usize),
     dst: *mut f32,
     stride: usize,
@@ -341,7 +342,7 @@ mod tests {
     fn every_path_multiplies_every_shape_and_layout() {
         let shapes =
             [(1, 1, 1), (2, 3, 5), (14, 32, 16), (15, 33, 17), (29, 40, 70), (113, 50, 385), (5, 600, 40), (3, 7, 0)];
-        for path in Path::all() {
+        for path in Instructions::ALL.into_iter().filter(|path| *path <= Instructions::best()) {
             for (m, n, k) in shapes {
                 for (at, a) in stored(m, k, 1).iter().enumerate() {
                     for (bt, b) in stored(k, n, 7).iter().enumerate() {
@@ -388,7 +389,7 @@ mod tests {
         let (a, b) = (View::new(&a, k, 1), View::new(&b, 1, k));
         let mut whole = vec![f32::NAN; m * n];
         // SAFETY: as large as needed, here and below.
-        unsafe { product(Path::best(), (m, n, k), whole.as_mut_ptr(), n, Onto::Nothing, a, b, 1.0) };
+        unsafe { product(Instructions::used(), (m, n, k), whole.as_mut_ptr(), n, Onto::Nothing, a, b, 1.0) };
         let packed = Packed::new(k, n, b);
         let mut cut = vec![f32::NAN; m * n];
         for (i, height) in [(0, 17), (17, 1), (18, 43)] {

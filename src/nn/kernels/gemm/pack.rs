@@ -1,9 +1,9 @@
 //! Operands copied into the order in which the innermost loops read them.
 
-use super::tile::Path;
 #[cfg(target_arch = "x86_64")]
 use super::vector::{Avx2, Avx512};
 use super::vector::{Portable, Vector};
+use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::matmul::View;
 
 /// `to[p * pitch + i] = from(i, p)` for `i < count`, `p < k`; from a view whose rows are the `i`. With `pitch < count` rounded up
@@ -12,15 +12,15 @@ use crate::nn::kernels::matmul::View;
 ///
 /// # Safety
 /// The view must have `count` rows and `k` columns, and `to` room for `k pitch + SLACK` elements.
-pub(super) unsafe fn pack(path: Path, from: View<'_>, (count, k): (usize, usize), to: *mut f32, pitch: usize) {
+pub(super) unsafe fn pack(path: Instructions, from: View<'_>, (count, k): (usize, usize), to: *mut f32, pitch: usize) {
     // SAFETY: the caller vouches for sizes and path.
     unsafe {
         match path {
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 => avx512(from, (count, k), to, pitch),
+            Instructions::Avx512 => avx512(from, (count, k), to, pitch),
             #[cfg(target_arch = "x86_64")]
-            Path::Avx2 => avx2(from, (count, k), to, pitch),
-            Path::Portable => group::<Portable>(from, (count, k), to, pitch),
+            Instructions::Avx2 => avx2(from, (count, k), to, pitch),
+            _ => group::<Portable>(from, (count, k), to, pitch),
         }
     }
 }
@@ -32,7 +32,7 @@ pub fn pack_rows(from: View<'_>, count: usize, to: &mut [f32], pitch: usize) {
     assert!(0 < count && count <= pitch && from.has(count, k), "there is less to pack");
     // the last rows are written one by one, as vectors would reach past the end
     let whole = k.saturating_sub(SLACK.div_ceil(pitch));
-    let path = Path::best();
+    let path = Instructions::used();
     // SAFETY: just checked.
     unsafe { pack(path, from, (count, whole), to.as_mut_ptr(), pitch) };
     for (p, to) in to.chunks_exact_mut(pitch).enumerate().skip(whole) {

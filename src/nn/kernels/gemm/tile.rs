@@ -1,58 +1,23 @@
 //! The innermost loops: a tile of the result stays in registers over a block of the inner dimension.
 //!
-//! `A` comes packed in tiles of [`Path::rows`] rows, `(tile, k, rows of the tile)`, `B` in panels of [`WIDE`] vectors of
+//! `A` comes packed in tiles of [`Instructions::rows`] rows, `(tile, k, rows of the tile)`, `B` in panels of [`WIDE`] vectors of
 //! columns, `(panel, k, columns)`; a last panel that has no more than one vector of columns is one vector wide. Each element of
 //! the result is one chain of multiply-adds in order of `k`, so that it does not matter how a product is cut.
 
 #[cfg(target_arch = "x86_64")]
 use super::vector::{Avx2, Avx512};
 use super::vector::{Portable, Vector};
-use std::sync::OnceLock;
+use crate::nn::kernels::instructions::Instructions;
 
 /// Vectors of a panel.
 const WIDE: usize = 2;
 
-/// The instructions that products use.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Path {
-    /// Sixteen floats a vector.
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    /// Eight floats a vector, fused multiply-add.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// Whatever the target's baseline has.
-    Portable,
-}
-
-impl Path {
-    /// The best of this machine.
-    pub fn best() -> Self {
-        static BEST: OnceLock<Path> = OnceLock::new();
-        *BEST.get_or_init(|| Self::all()[0])
-    }
-
-    /// All that this machine has, best first.
-    pub fn all() -> Vec<Self> {
-        #[allow(unused_mut)]
-        let mut all = vec![Self::Portable];
-        #[cfg(target_arch = "x86_64")]
-        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-            all.insert(0, Self::Avx2);
-            if std::is_x86_feature_detected!("avx512f") {
-                all.insert(0, Self::Avx512);
-            }
-        }
-        all
-    }
-
+impl Instructions {
     /// Floats of a vector.
     pub fn lanes(self) -> usize {
         match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => Avx512::LANES,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => Avx2::LANES,
+            Self::Avx512 => 16,
+            Self::Avx2 => 8,
             Self::Portable => Portable::LANES,
         }
     }
@@ -65,7 +30,6 @@ impl Path {
     /// Rows of a tile: as many as the registers hold.
     pub fn rows(self) -> usize {
         match self {
-            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => 14,
             _ => 6,
         }
@@ -134,15 +98,15 @@ impl Block<'_> {
     ///
     /// # Safety
     /// The machine must have the path's instructions, and the pointers be valid for the sizes.
-    pub(super) unsafe fn run(self, path: Path) {
+    pub(super) unsafe fn run(self, path: Instructions) {
         // SAFETY: the caller vouches for all of it.
         unsafe {
             match path {
                 #[cfg(target_arch = "x86_64")]
-                Path::Avx512 => avx512(self),
+                Instructions::Avx512 => avx512(self),
                 #[cfg(target_arch = "x86_64")]
-                Path::Avx2 => avx2(self),
-                Path::Portable => portable(self),
+                Instructions::Avx2 => avx2(self),
+                _ => portable(self),
             }
         }
     }
