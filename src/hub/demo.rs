@@ -7,8 +7,8 @@ macro_rules! embed {
     };
 }
 
-/// Every file of `weights/demo`, in order of path.
-pub(super) const FILES: &[(&str, &[u8])] = embed![
+/// Every file of `weights/demo`, in order of path. A static: each use of a constant may bring its own copy of the bytes.
+pub(super) static FILES: &[(&str, &[u8])] = embed![
     "classifier/config.json",
     "classifier/model.safetensors",
     "classifier/preprocessor_config.json",

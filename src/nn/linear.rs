@@ -1,5 +1,6 @@
 //! `y = x W^T + b`.
 
+use super::kernels::gemm::Onto;
 use super::kernels::matmul::{View, column_sums, matmul, matmul_tn};
 use super::kernels::parallel::unwritten;
 use super::kernels::storage::{cpu, fused, slice};
@@ -77,7 +78,8 @@ impl Product {
             *last = outputs;
         }
         let mut y = unwritten(rows * outputs);
-        matmul((rows, outputs, inputs), View::new(x, inputs, 1), View::new(weight, 1, inputs), bias, &mut y);
+        let onto = bias.map_or(Onto::Nothing, Onto::Row);
+        matmul((rows, outputs, inputs), View::new(x, inputs, 1), View::new(weight, 1, inputs), onto, &mut y);
         (CpuStorage::F32(y), Shape::from(shape))
     }
 
@@ -89,7 +91,7 @@ impl Product {
         let (values, w, dy) = (slice(&sx, lx)?, slice(&sw, lw)?, slice(&sd, ld)?);
         let dx = x.track_op().then(|| {
             let mut dx = unwritten(rows * inputs);
-            matmul((rows, inputs, outputs), View::new(dy, outputs, 1), View::new(w, inputs, 1), None, &mut dx);
+            matmul((rows, inputs, outputs), View::new(dy, outputs, 1), View::new(w, inputs, 1), Onto::Nothing, &mut dx);
             Tensor::from_vec(dx, x.shape(), x.device())
         });
         let dw = weight.track_op().then(|| {

@@ -1,12 +1,11 @@
 //! Convolution by columns: each patch of a sample is a column, the rest is matrix products.
 
 use super::Geometry;
-use crate::nn::kernels::gemm::{Onto, Packed};
-use crate::nn::kernels::matmul::{View, product};
-use crate::nn::kernels::parallel::{SharedMut, chunks, sum_parts, tasks, unwritten};
+use crate::nn::kernels::gemm::Onto;
+use crate::nn::kernels::matmul::{View, matmul, product};
+use crate::nn::kernels::parallel::{chunks, sum_parts, unwritten};
+use std::borrow::Cow;
 
-/// Output channels of one task where a sample is cut.
-const ROWS: usize = 112;
 /// Input channels that a task unfolds.
 const UNFOLDED: usize = 16;
 /// From so many samples on, a task takes a whole sample.
@@ -62,58 +61,50 @@ fn needs_columns(g: &Geometry) -> bool {
     g.kernel != 1 || g.stride != 1 || g.padding != 0
 }
 
-/// `y = W X + b`, sample by sample; few samples are cut by output channels.
+/// The columns of one sample, by all threads.
+fn all_columns<'a>(g: &Geometry, sample: &'a [f32]) -> Cow<'a, [f32]> {
+    if !needs_columns(g) {
+        return Cow::Borrowed(sample);
+    }
+    let mut columns = unwritten(g.taps() * g.out_pixels());
+    let (rows, maps) = (UNFOLDED * g.kernel * g.kernel, UNFOLDED * g.height * g.width);
+    chunks(&mut columns, rows * g.out_pixels(), |i, columns| unfold(g, &sample[i * maps..], columns));
+    Cow::Owned(columns)
+}
+
+/// `y = W X + b`, sample by sample: many samples side by side, few one after the other by all threads.
 pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
     let (pixels, taps) = (g.out_pixels(), g.taps());
-    let cut = g.batch < SAMPLES && g.outputs > ROWS;
-    let out = SharedMut::new(y);
-    // some output channels of a sample, whose bias their maps hold already
-    let maps = |sample: usize, first: usize, count: usize| {
-        // SAFETY: these channels of this sample belong to the task that asks for them alone; `slice` checks the bounds.
-        let maps = unsafe { out.slice((sample * g.outputs + first) * pixels, count * pixels) };
+    let w = View::new(weight, taps, 1);
+    let biased = |maps: &mut [f32]| {
         if let Some(bias) = bias {
-            maps.chunks_exact_mut(pixels).zip(&bias[first..]).for_each(|(map, bias)| map.fill(*bias));
+            maps.chunks_exact_mut(pixels).zip(bias).for_each(|(map, bias)| map.fill(*bias));
         }
-        maps
     };
-    let input = |sample: usize| &x[sample * g.in_sample()..][..g.in_sample()];
-    if !cut {
-        return tasks(g.batch, |sample| {
-            let own;
-            let columns = if needs_columns(g) {
-                let mut columns = unwritten(taps * pixels);
-                unfold(g, input(sample), &mut columns);
-                own = columns;
-                &own[..]
-            } else {
-                input(sample)
-            };
-            let (w, columns) = (View::new(weight, taps, 1), View::new(columns, pixels, 1));
-            let dst = maps(sample, 0, g.outputs).as_mut_ptr();
-            // SAFETY: `dst` is one row of `pixels` elements for each output.
-            unsafe { product((g.outputs, pixels, taps), dst, pixels, bias.is_some(), w, columns, 1.0) };
-        });
+    let samples = x.chunks_exact(g.in_sample());
+    if g.batch < SAMPLES {
+        let onto = if bias.is_some() { Onto::Before } else { Onto::Nothing };
+        for (input, maps) in samples.zip(y.chunks_exact_mut(g.outputs * pixels)) {
+            biased(maps);
+            let columns = all_columns(g, input);
+            matmul((g.outputs, pixels, taps), w, View::new(&columns, pixels, 1), onto, maps);
+        }
+        return;
     }
-    let onto = if bias.is_some() { Onto::Before } else { Onto::Nothing };
-    for sample in 0..g.batch {
-        let columns = if needs_columns(g) {
-            let mut columns = unwritten(taps * pixels);
-            let rows = UNFOLDED * g.kernel * g.kernel * pixels;
-            chunks(&mut columns, rows, |i, columns| {
-                unfold(g, &input(sample)[i * UNFOLDED * g.height * g.width..], columns);
-            });
-            Packed::new(taps, pixels, View::new(&columns, pixels, 1))
+    chunks(y, g.outputs * pixels, |sample, maps| {
+        biased(maps);
+        let input = &x[sample * g.in_sample()..][..g.in_sample()];
+        let mut columns = unwritten(if needs_columns(g) { taps * pixels } else { 0 });
+        let source = if needs_columns(g) {
+            unfold(g, input, &mut columns);
+            &columns[..]
         } else {
-            Packed::new(taps, pixels, View::new(input(sample), pixels, 1))
+            input
         };
-        tasks(g.outputs.div_ceil(ROWS), |task| {
-            let (first, count) = (task * ROWS, ROWS.min(g.outputs - task * ROWS));
-            let w = View::new(&weight[first * taps..], taps, 1);
-            let dst = maps(sample, first, count).as_mut_ptr();
-            // SAFETY: `dst` is one row of `pixels` elements for each of these outputs.
-            unsafe { columns.panels().multiply((count, 0, pixels), w, dst, pixels, onto, 1.0) };
-        });
-    }
+        let columns = View::new(source, pixels, 1);
+        // SAFETY: `maps` is one row of `pixels` elements for each output.
+        unsafe { product((g.outputs, pixels, taps), maps.as_mut_ptr(), pixels, bias.is_some(), w, columns, 1.0) };
+    });
 }
 
 /// `dX = W^T dy`, folded, sample by sample.
@@ -135,20 +126,21 @@ pub(super) fn input_gradient(g: &Geometry, dy: &[f32], weight: &[f32], dx: &mut 
     });
 }
 
-/// `dW = sum of dy X^T`: a few samples a task, the tasks' sums added in order.
+/// `dW = sum of dy X^T`: of many samples a few a task, the tasks' sums added in order; of few, one after the other.
 pub(super) fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let (pixels, taps) = (g.out_pixels(), g.taps());
-    // one or two samples are cut by output channels instead
-    let rows = if g.batch > 2 * SUMMED { g.outputs } else { ROWS.min(g.outputs) };
-    let (parts, cuts) = (g.batch.div_ceil(SUMMED), g.outputs.div_ceil(rows));
-    let mut partial = vec![0.0; parts * dw.len()];
+    let of_sample = |sample: usize| View::new(&dy[sample * g.outputs * pixels..][..g.outputs * pixels], pixels, 1);
+    if g.batch < SAMPLES {
+        for (sample, input) in x.chunks_exact(g.in_sample()).enumerate() {
+            let columns = all_columns(g, input);
+            let onto = if sample > 0 { Onto::Before } else { Onto::Nothing };
+            matmul((g.outputs, taps, pixels), of_sample(sample), View::new(&columns, pixels, 1).t(), onto, dw);
+        }
+        return;
+    }
     let size = dw.len();
-    let out = SharedMut::new(&mut partial);
-    tasks(parts * cuts, |task| {
-        let (part, first) = (task / cuts, task % cuts * rows);
-        let count = rows.min(g.outputs - first);
-        // SAFETY: these rows of this part belong to this task alone; `slice` checks the bounds.
-        let block = unsafe { out.slice(part * size + first * taps, count * taps) };
+    let mut partial = vec![0.0; g.batch.div_ceil(SUMMED) * size];
+    chunks(&mut partial, size, |part, sums| {
         let mut columns = unwritten(if needs_columns(g) { taps * pixels } else { 0 });
         for sample in part * SUMMED..((part + 1) * SUMMED).min(g.batch) {
             let input = &x[sample * g.in_sample()..][..g.in_sample()];
@@ -158,10 +150,11 @@ pub(super) fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32
             } else {
                 input
             };
-            let dy = View::new(&dy[(sample * g.outputs + first) * pixels..][..count * pixels], pixels, 1);
             let columns = View::new(source, pixels, 1).t();
-            // SAFETY: `block` has `count` rows of `taps` elements.
-            unsafe { product((count, taps, pixels), block.as_mut_ptr(), taps, true, dy, columns, 1.0) };
+            // SAFETY: `sums` has `outputs` rows of `taps` elements.
+            unsafe {
+                product((g.outputs, taps, pixels), sums.as_mut_ptr(), taps, true, of_sample(sample), columns, 1.0);
+            }
         }
     });
     sum_parts(&partial, dw);

@@ -87,8 +87,8 @@ fn blocks((m, n, k): (usize, usize, usize), panel: usize) -> (usize, usize) {
     (rows, columns(16usize.div_ceil(m.div_ceil(rows))))
 }
 
-/// `out = a b (+ bias on every row)`, row-major, `a` `m x k`, `b` `k x n`.
-pub fn matmul((m, n, k): (usize, usize, usize), a: View<'_>, b: View<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
+/// `out = a b + onto`, row-major, `a` `m x k`, `b` `k x n`.
+pub fn matmul((m, n, k): (usize, usize, usize), a: View<'_>, b: View<'_>, onto: Onto<'_>, out: &mut [f32]) {
     if out.is_empty() {
         return;
     }
@@ -101,7 +101,7 @@ pub fn matmul((m, n, k): (usize, usize, usize), a: View<'_>, b: View<'_>, bias: 
         let (i, j) = (task / across * rows, task % across * columns);
         let (height, width) = (rows.min(m - i), columns.min(n - j));
         let dst = shared.at(i * n + j, (height - 1) * n + width);
-        let onto = bias.map_or(Onto::Nothing, |bias| Onto::Row(&bias[j..j + width]));
+        let onto = onto.from(j);
         // SAFETY: this block of `out` belongs to this task alone, and `at` checked its bounds.
         unsafe {
             match &packed {
@@ -115,10 +115,13 @@ pub fn matmul((m, n, k): (usize, usize, usize), a: View<'_>, b: View<'_>, bias: 
     });
 }
 
-/// `out = a^T b` where the `k` rows of `a` (`k x m`) and `b` (`k x n`) are many: also cut along `k`, the parts summed
-/// in order.
+/// `out = a^T b` where the `k` rows of `a` (`k x m`) and `b` (`k x n`) are many: a small result is also cut along `k`, the
+/// parts summed in order.
 pub fn matmul_tn((m, n, k): (usize, usize, usize), a: View<'_>, b: View<'_>, out: &mut [f32]) {
     const TILE: usize = 256;
+    if m * n >= TILE * TILE {
+        return matmul((m, n, k), a.t(), b, Onto::Nothing, out);
+    }
     let (down, across) = (m.div_ceil(TILE), n.div_ceil(TILE));
     let parts = (16 / (down * across).max(1)).min(k / 512).max(1);
     let depth = k.div_ceil(parts).max(1);

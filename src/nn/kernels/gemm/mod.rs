@@ -207,7 +207,7 @@ impl<'a> Panels<'a> {
                 b: self.values[self.order.at(p, from)..].as_ptr(),
                 dst,
                 stride,
-                onto: onto.part(p == 0, 0),
+                onto: onto.part(p == 0),
                 scale,
             };
             // SAFETY: the operands are as large as their sizes say; the caller vouches for `dst`.
@@ -306,7 +306,7 @@ pub unsafe fn product(
                         b: packed,
                         dst: dst.wrapping_add(i * stride + j),
                         stride,
-                        onto: onto.part(p == 0, j),
+                        onto: onto.from(j).part(p == 0),
                         scale,
                     };
                     // SAFETY: as above; the caller vouches for `dst`.

@@ -66,13 +66,17 @@ impl Onto<'_> {
         }
     }
 
-    /// The same from column `j` on, for all but the first part of the inner dimension: what lies there.
-    pub(super) fn part(self, first: bool, j: usize) -> Self {
+    /// The same from column `j` on.
+    pub fn from(self, j: usize) -> Self {
         match self {
-            _ if !first => Onto::Before,
             Self::Row(row) => Self::Row(&row[j..]),
             other => other,
         }
+    }
+
+    /// The same for the first part of the inner dimension; the others come onto what lies there.
+    pub(super) fn part(self, first: bool) -> Self {
+        if first { self } else { Onto::Before }
     }
 }
 
@@ -140,7 +144,7 @@ unsafe fn panels<T: Vector, const ROWS: usize>(block: Block<'_>) {
         let columns = wide.min(block.n - j);
         // SAFETY: panel and tile lie within the packed operands, the block's columns within `dst`.
         unsafe {
-            let onto = block.onto.part(true, j);
+            let onto = block.onto.from(j);
             let at = Block { b: block.b.add(j * block.k), dst: block.dst.add(j), n: columns, onto, ..block };
             if columns > T::LANES { column::<T, WIDE, ROWS>(at) } else { column::<T, 1, ROWS>(at) }
         }
