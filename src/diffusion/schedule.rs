@@ -90,7 +90,7 @@ impl Schedule {
     pub(super) fn spaced(&self, steps: usize, default: TimestepSpacing, extra: usize) -> Result<Vec<f64>> {
         let n = self.config.num_train_timesteps;
         if steps == 0 || steps + extra > n {
-            return Err(Error::usage(format!("--steps {steps} must lie between 1 and {}", n - extra)));
+            return Err(Error::usage(format!("{steps} denoising steps: there may be 1 to {}", n - extra)));
         }
         let count = steps + extra; // DPM-Solver++ spaces one step more and drops the last
         let mut t: Vec<f64> = match self.config.timestep_spacing.unwrap_or(default) {

@@ -65,21 +65,21 @@ unsafe fn group<T: Vector>(from: View<'_>, (count, k): (usize, usize), to: *mut 
     // SAFETY: the caller vouches for `count` rows and `k` columns, and for `to`.
     unsafe {
         if rs == 1 {
-            // neighbours stay neighbours
-            for p in 0..k {
+            // Neighbours stay neighbours. What is read and written past the last of them lies before the next row's first
+            // and is overwritten with it; not so in the last row.
+            let whole = count.next_multiple_of(T::LANES);
+            let vectors = if whole <= cs { k.saturating_sub(1) } else { 0 };
+            for p in 0..vectors {
                 let (from, to) = (source.add(p * cs), to.add(p * pitch));
                 let mut i = 0;
-                while i + T::LANES <= count {
+                while i < whole {
                     T::load(from.add(i)).store(to.add(i));
                     i += T::LANES;
                 }
-                while i < count {
-                    *to.add(i) = *from.add(i);
-                    i += 1;
-                }
-                while i < pitch {
-                    *to.add(i) = 0.0;
-                    i += 1;
+            }
+            for p in vectors..k {
+                for i in 0..pitch {
+                    *to.add(p * pitch + i) = if i < count { *source.add(p * cs + i) } else { 0.0 };
                 }
             }
             return;
