@@ -229,3 +229,12 @@ fn a_prompt_that_is_too_long_is_cut_where_the_note_says() {
     let stderr = String::from_utf8(stderr).unwrap();
     assert!(stderr.contains("1 of the concept's prompts are longer than the model takes and are cut"), "{stderr}");
 }
+
+#[test]
+fn instructions_that_do_not_exist_are_refused() {
+    let tiny = Tiny::new();
+    let mut command = tiny.command(&tiny.erase(&["--output", "out", "--dry-run"]));
+    let output = command.env("ERASE_CONCEPT_INSTRUCTIONS", "avx1024").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && text.contains("it may be portable, avx2 or avx512"), "{text}");
+}

@@ -155,11 +155,14 @@ def count(path, folder):
         axis = "shape" if concept in world.SHAPES else "style" if concept in world.STYLES else "color"
         pictures = folder / "pictures"
         variant = re.sub(r"[^\w.]", "-", outcome["variant"])
+        run = pictures / variant / f"{concept}-s{outcome['seed']}" / "images" / "after"
+        if not any(run.glob("*.png")):
+            print(f"| {outcome['variant']}, {concept}, seed {outcome['seed']} | no pictures were kept | | | | | |")
+            continue
         if concept not in known:
             known[concept] = judged(read(judge, pictures / "before" / concept / "images" / "before"), f"{axis}: {concept}")
         before = known[concept]
-        after = judged(read(judge, pictures / variant / f"{concept}-s{outcome['seed']}" / "images" / "after"),
-                       f"{axis}: {concept}")
+        after = judged(read(judge, run), f"{axis}: {concept}")
         drop = 100 * np.mean([before[2][at] - after[2][at] for at in before[2]])
         fraction = lambda rate: rate and rate["after"]["hits"] / rate["after"]["n"]
         print(f"| {outcome['variant']}, {concept}, seed {outcome['seed']} | {percent(fraction(counts['rate']))} | "

@@ -84,3 +84,16 @@ fn bits(x: &Tensor) -> Vec<u32> {
     let x = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     x.into_iter().map(f32::to_bits).collect()
 }
+
+/// Every test of the layers and kernels again, in a process each, with every lesser set of vector instructions.
+#[test]
+fn every_op_with_lesser_instructions() {
+    use super::instructions::Instructions;
+    for set in Instructions::ALL.into_iter().filter(|set| *set < Instructions::used()) {
+        let mut tests = std::process::Command::new(std::env::current_exe().expect("this program"));
+        let tests = tests.args(["nn::", "--skip", "lesser_instructions"]).env(Instructions::LIMIT, set.name());
+        let output = tests.output().expect("runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && !text.contains(" 0 passed"), "with {set:?}:\n{text}");
+    }
+}
