@@ -182,7 +182,7 @@ impl<'a> Panels<'a> {
     }
 
     fn check(self, from: usize, n: usize, onto: Onto<'_>) {
-        assert!(from % self.columns() == 0 && from + n <= self.order.n, "panels are not cut");
+        assert!(from.is_multiple_of(self.columns()) && from + n <= self.order.n, "panels are not cut");
         onto.check(n);
     }
 
