@@ -19,6 +19,8 @@ use kernel::Kernel;
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
+/// The columns of a map of more pixels than this are not worth their memory.
+const LARGE_MAP: usize = 1 << 10;
 /// A constant kernel of up to so many weights keeps its points (16 times its nine weights' memory, in both directions).
 const KEPT: usize = 1 << 16;
 
@@ -186,7 +188,7 @@ impl Way {
             Self::Columns
         } else if winograd::fits(g) {
             Self::Winograd
-        } else if direct::available() && g.batch >= columns::SAMPLES {
+        } else if direct::available() && (g.batch >= columns::SAMPLES || g.out_pixels() > LARGE_MAP) {
             Self::Direct
         } else {
             Self::Columns
