@@ -2,8 +2,9 @@
 //!
 //! With `X` the columns of [`columns`] (`(in k k, H' W')` of one sample) and `W` as `(out, in k k)`:
 //! `y = W X + b`, `dW = sum over samples of dy X^T`, `db = sum of dy`, and `dX = W^T dy`, folded back onto the input.
-//! A 3x3 convolution of stride 1 and padding 1 goes through [`direct`] or [`winograd`] instead; its input gradient is the
-//! same convolution of `dy` with the kernel flipped and its channels swapped.
+//! A 3x3 convolution of stride 1 and padding 1 goes through [`winograd`] (many tiles) or [`direct`] (many small maps, or one large)
+//! instead where they win; its input gradient is, in any of the ways, the same convolution of `dy` with the kernel flipped and its
+//! channels swapped.
 
 mod columns;
 mod direct;
