@@ -102,7 +102,7 @@ fn settings_that_make_no_sense_are_refused() {
     let schedule = Schedule::new(&config).unwrap();
     for (sampler, steps, eta, says) in [
         (Sampler::Ddim, 0, 0.0, "0 denoising steps"),
-        (Sampler::DpmSolverPlusPlus2M, 1000, 0.0, "--steps 1000"),
+        (Sampler::DpmSolverPlusPlus2M, 1000, 0.0, "1000 denoising steps"),
         (Sampler::Ddim, 10, 1.5, "--eta 1.5"),
         (Sampler::Euler, 10, 0.5, "--scheduler ddim"),
     ] {
