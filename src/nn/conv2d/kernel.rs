@@ -23,9 +23,9 @@ impl Kernel<'_> {
 
     /// All weights, `(out, in, 3, 3)` as seen from this direction.
     pub(super) fn weights(&self, g: &Geometry) -> Cow<'_, [f32]> {
-        let Self::Backward(w) = self else {
-            let (Self::Forward(w) | Self::Backward(w)) = self;
-            return Cow::Borrowed(w);
+        let w = match self {
+            Self::Forward(w) => return Cow::Borrowed(w),
+            Self::Backward(w) => w,
         };
         let mut flipped = unwritten(w.len());
         chunks(&mut flipped, g.inputs * 9, |output, kernels| {

@@ -77,6 +77,14 @@ pub fn unwritten(n: usize) -> Vec<f32> {
     values
 }
 
+/// The first `n` elements of a buffer that grows as needed; their values are left from earlier.
+pub fn grown(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
+    if buffer.len() < n {
+        buffer.resize(n, 0.0);
+    }
+    &mut buffer[..n]
+}
+
 /// A zeroed vector; the zeros (and the page faults of fresh memory) are shared among the threads.
 pub fn zeros(n: usize) -> Vec<f32> {
     const BLOCK: usize = 1 << 16;

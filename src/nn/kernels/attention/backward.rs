@@ -1,10 +1,10 @@
 //! The gradients of an attention, tile by tile from the saved log-sum-exp.
 
-use super::{Shape, grown, packed};
+use super::{Shape, packed};
 use crate::nn::kernels::gemm::Onto;
 use crate::nn::kernels::math::{exp, sum2};
 use crate::nn::kernels::matmul::{View, product};
-use crate::nn::kernels::parallel::{SharedMut, chunks, sum_parts, tasks, zeros};
+use crate::nn::kernels::parallel::{SharedMut, chunks, grown, sum_parts, tasks, zeros};
 use crate::nn::kernels::simd::{dispatched, mul_add};
 use std::cell::RefCell;
 

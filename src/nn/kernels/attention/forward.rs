@@ -3,11 +3,11 @@
 //! Scores are kept with the queries innermost: `S^T = K Q^T` comes out of the matrix product in the very order in which the next
 //! one, `O^T = V^T P^T`, reads its right operand, and maxima and sums over keys run down vectors of queries.
 
-use super::{Shape, grown, packed};
+use super::{Shape, packed};
 use crate::nn::kernels::gemm::{Onto, Order, Panels, Tiles};
 use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::math::exp;
-use crate::nn::kernels::parallel::{SharedMut, tasks};
+use crate::nn::kernels::parallel::{SharedMut, grown, tasks};
 use crate::nn::kernels::simd::dispatched;
 use std::cell::RefCell;
 use std::ops::Range;

@@ -5,6 +5,7 @@ mod forward;
 
 use super::gemm::{Order, Panels};
 use super::matmul::View;
+use super::parallel::grown;
 pub use backward::{Saved, backward};
 pub use forward::forward;
 
@@ -39,14 +40,6 @@ impl Shape {
     fn head<'a>(&self, x: &'a [f32], (b, h): (usize, usize), len: usize, from: usize) -> View<'a> {
         View::new(&x[(b * len + from) * self.width() + h * self.d..], self.width(), 1)
     }
-}
-
-/// The first `n` elements of a buffer that grows as needed; their values are left from earlier.
-fn grown(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
-    if buffer.len() < n {
-        buffer.resize(n, 0.0);
-    }
-    &mut buffer[..n]
 }
 
 /// A right operand of the products of a tile, `k x n`, packed in a buffer that grows as needed.

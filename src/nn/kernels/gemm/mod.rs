@@ -12,7 +12,7 @@ mod vector;
 
 use super::instructions::Instructions;
 use super::matmul::View;
-use super::parallel::SharedMut;
+use super::parallel::{SharedMut, grown};
 use operand::left;
 pub use operand::{Order, Packed, Panels, Tiles};
 use pack::SLACK;
@@ -31,14 +31,6 @@ const PANELS: usize = 16;
 thread_local! {
     /// Packed tiles and panels of this thread, kept from product to product.
     static SCRATCH: RefCell<(Vec<f32>, Vec<f32>)> = RefCell::default();
-}
-
-/// The first `n` elements of a buffer that grows as needed.
-fn grown(buffer: &mut Vec<f32>, n: usize) -> *mut f32 {
-    if buffer.len() < n {
-        buffer.resize(n, 0.0);
-    }
-    buffer.as_mut_ptr()
 }
 
 /// How the inner dimension is cut: parts of this many, the last shorter.
@@ -86,8 +78,7 @@ pub unsafe fn product(
             for p in (0..k).step_by(depth) {
                 let order = Order::on(path, depth.min(k - p), width);
                 let packed = grown(panels, order.len());
-                // SAFETY: the buffer is as long as just asked for, and this thread's.
-                let shared = SharedMut::new(unsafe { std::slice::from_raw_parts_mut(packed, order.len()) });
+                let shared = SharedMut::new(packed);
                 // SAFETY: checked above.
                 unsafe { order.fill(b.from(p, j), 0, (0, width), shared) };
                 for i in (0..m).step_by(rows) {
@@ -96,8 +87,8 @@ pub unsafe fn product(
                         m: height,
                         n: width,
                         k: depth.min(k - p),
-                        a: grown(tiles, height * depth + SLACK),
-                        b: packed,
+                        a: grown(tiles, height * depth + SLACK).as_mut_ptr(),
+                        b: packed.as_ptr(),
                         dst: dst.wrapping_add(i * stride + j),
                         stride,
                         onto: onto.from(j).part(p == 0),

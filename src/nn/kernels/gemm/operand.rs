@@ -2,10 +2,10 @@
 
 use super::pack::{SLACK, pack};
 use super::tile::{Block, Onto};
-use super::{PANELS, SCRATCH, TILES, depth, grown};
+use super::{PANELS, SCRATCH, TILES, depth};
 use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::matmul::View;
-use crate::nn::kernels::parallel::{SharedMut, tasks, unwritten};
+use crate::nn::kernels::parallel::{SharedMut, grown, tasks, unwritten};
 
 /// The order of a packed right operand, `k x n`.
 #[derive(Clone, Copy, Debug)]
@@ -151,7 +151,7 @@ impl<'a> Panels<'a> {
             for i in (0..m).step_by(rows) {
                 let height = rows.min(m - i);
                 for p in (0..k).step_by(depth(k)) {
-                    let tiles = grown(tiles, height * depth(k) + SLACK);
+                    let tiles = grown(tiles, height * depth(k) + SLACK).as_mut_ptr();
                     let block =
                         self.part(p, (height, from, n), tiles, dst.wrapping_add(i * stride), stride, onto, scale);
                     // SAFETY: checked above; the caller vouches for `dst`.
@@ -224,7 +224,7 @@ impl<'a> Tiles<'a> {
     pub fn pack(a: View<'_>, m: usize, k: usize, buffer: &'a mut Vec<f32>) -> Self {
         assert!(a.has(m, k), "the left matrix is too small");
         let path = Instructions::used();
-        let values = grown(buffer, m * k + SLACK);
+        let values = grown(buffer, m * k + SLACK).as_mut_ptr();
         for p in (0..k).step_by(depth(k)) {
             let depth = depth(k).min(k - p);
             // SAFETY: just checked; the buffer is as long as asked for, and parts are written in order.
