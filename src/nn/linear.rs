@@ -3,7 +3,8 @@
 use super::kernels::gemm::Onto;
 use super::kernels::matmul::{View, column_sums, matmul, matmul_tn};
 use super::kernels::parallel::unwritten;
-use super::kernels::storage::{cpu, fused, slice};
+use super::kernels::storage::{cpu, cpu_weight, fused_with, slice, weight as weight_values};
+use super::kernels::values::Values;
 use super::params::ParamPath;
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
@@ -38,9 +39,9 @@ impl Linear {
 /// `x` `(.., in)`, `weight` `(out, in)`, `bias` `(out)` -> `(.., out)`.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (outputs, inputs) = weight.dims2()?;
-    let operands: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
+    let others: Vec<&Tensor> = [x].into_iter().chain(bias).collect();
     let fits = x.dims().last() == Some(&inputs) && bias.is_none_or(|bias| bias.dims() == [outputs]);
-    if !fits || !fused(&operands) {
+    if !fits || !fused_with(weight, &others) {
         return reference(x, weight, bias);
     }
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
@@ -58,7 +59,7 @@ fn reference(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tenso
     if let Some(last) = shape.last_mut() {
         *last = weight.dim(0)?;
     }
-    let y = x.reshape((rows, inputs))?.matmul(&weight.t()?)?;
+    let y = x.reshape((rows, inputs))?.matmul(&weight.to_dtype(x.dtype())?.t()?)?;
     let y = match bias {
         Some(bias) => y.broadcast_add(bias)?,
         None => y,
@@ -70,7 +71,7 @@ fn reference(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tenso
 struct Product;
 
 impl Product {
-    fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, lx: &Layout, lw: &Layout) -> (CpuStorage, Shape) {
+    fn forward(x: &[f32], weight: Values<'_>, bias: Option<&[f32]>, lx: &Layout, lw: &Layout) -> (CpuStorage, Shape) {
         let (outputs, inputs) = (lw.dims()[0], lw.dims()[1]);
         let rows = lx.shape().elem_count() / inputs.max(1);
         let mut shape = lx.dims().to_vec();
@@ -88,7 +89,7 @@ impl Product {
         let rows = x.elem_count() / inputs.max(1);
         let ((sx, lx), (sw, lw), (sd, ld)) =
             (x.storage_and_layout(), weight.storage_and_layout(), dy.storage_and_layout());
-        let (values, w, dy) = (slice(&sx, lx)?, slice(&sw, lw)?, slice(&sd, ld)?);
+        let (values, w, dy) = (slice(&sx, lx)?, weight_values(&sw, lw)?, slice(&sd, ld)?);
         let dx = x.track_op().then(|| {
             let mut dx = unwritten(rows * inputs);
             matmul((rows, inputs, outputs), View::new(dy, outputs, 1), View::new(w, inputs, 1), Onto::Nothing, &mut dx);
@@ -115,7 +116,7 @@ impl CustomOp2 for Product {
         w: &CpuStorage,
         lw: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        Ok(Self::forward(cpu(x, lx)?, cpu(w, lw)?, None, lx, lw))
+        Ok(Self::forward(cpu(x, lx)?, cpu_weight(w, lw)?, None, lx, lw))
     }
 
     fn bwd(
@@ -143,7 +144,7 @@ impl CustomOp3 for Product {
         b: &CpuStorage,
         lb: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        Ok(Self::forward(cpu(x, lx)?, cpu(w, lw)?, Some(cpu(b, lb)?), lx, lw))
+        Ok(Self::forward(cpu(x, lx)?, cpu_weight(w, lw)?, Some(cpu(b, lb)?), lx, lw))
     }
 
     fn bwd(
@@ -171,7 +172,7 @@ impl CustomOp3 for Product {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::kernels::testing::compare;
+    use crate::nn::kernels::testing::{compare, compare_halved};
 
     #[test]
     fn matches_the_composite_with_and_without_bias() {
@@ -181,6 +182,7 @@ mod tests {
             let (weight, bias): (&[usize], &[usize]) = (&[outputs, inputs], &[outputs]);
             compare("linear", &[x, weight, bias], 2e-6, &|x| linear(&x[0], &x[1], Some(&x[2])));
             compare("linear without bias", &[x, weight], 2e-6, &|x| linear(&x[0], &x[1], None));
+            compare_halved("linear", &[x, weight, bias], &|x| linear(&x[0], &x[1], Some(&x[2])));
         }
     }
 

@@ -4,6 +4,7 @@ use super::Geometry;
 use crate::nn::kernels::gemm::Onto;
 use crate::nn::kernels::matmul::{View, matmul, product};
 use crate::nn::kernels::parallel::{chunks, sum_parts, unwritten};
+use crate::nn::kernels::values::Values;
 use std::borrow::Cow;
 
 /// Input channels that a task unfolds.
@@ -73,7 +74,7 @@ fn all_columns<'a>(g: &Geometry, sample: &'a [f32]) -> Cow<'a, [f32]> {
 }
 
 /// `y = W X + b`, sample by sample: many samples side by side, few one after the other by all threads.
-pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+pub(super) fn forward(g: &Geometry, x: &[f32], weight: Values<'_>, bias: Option<&[f32]>, y: &mut [f32]) {
     let (pixels, taps) = (g.out_pixels(), g.taps());
     let w = View::new(weight, taps, 1);
     let biased = |maps: &mut [f32]| {
@@ -87,7 +88,7 @@ pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f3
         for (input, maps) in samples.zip(y.chunks_exact_mut(g.outputs * pixels)) {
             biased(maps);
             let columns = all_columns(g, input);
-            matmul((g.outputs, pixels, taps), w, View::new(&columns, pixels, 1), onto, maps);
+            matmul((g.outputs, pixels, taps), w, View::new(&columns[..], pixels, 1), onto, maps);
         }
         return;
     }
@@ -108,7 +109,7 @@ pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f3
 }
 
 /// `dX = W^T dy`, folded, sample by sample.
-pub(super) fn input_gradient(g: &Geometry, dy: &[f32], weight: &[f32], dx: &mut [f32]) {
+pub(super) fn input_gradient(g: &Geometry, dy: &[f32], weight: Values<'_>, dx: &mut [f32]) {
     let (pixels, taps) = (g.out_pixels(), g.taps());
     chunks(dx, g.in_sample(), |sample, dx| {
         let dy = View::new(&dy[sample * g.outputs * pixels..][..g.outputs * pixels], pixels, 1);
@@ -134,7 +135,7 @@ pub(super) fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32
         for (sample, input) in x.chunks_exact(g.in_sample()).enumerate() {
             let columns = all_columns(g, input);
             let onto = if sample > 0 { Onto::Before } else { Onto::Nothing };
-            matmul((g.outputs, taps, pixels), of_sample(sample), View::new(&columns, pixels, 1).t(), onto, dw);
+            matmul((g.outputs, taps, pixels), of_sample(sample), View::new(&columns[..], pixels, 1).t(), onto, dw);
         }
         return;
     }

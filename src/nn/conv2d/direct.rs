@@ -36,12 +36,13 @@ fn pack(g: &Geometry, kernel: Kernel<'_>) -> Vec<f32> {
         let outputs = TILE.min(g.outputs - tile * TILE);
         match kernel {
             Kernel::Forward(w) => {
-                pack_rows(View::new(&w[tile * TILE * g.taps()..], g.taps(), 1), outputs, packed, TILE)
+                pack_rows(View::new(w.from(tile * TILE * g.taps()), g.taps(), 1), outputs, packed, TILE)
             }
             Kernel::Backward(_) => {
-                for (i, eight) in packed.chunks_exact_mut(TILE).enumerate() {
-                    for (m, value) in eight.iter_mut().enumerate() {
-                        *value = kernel.at(g, tile * TILE + m.min(outputs - 1), i / 9, i % 9);
+                for (input, taps) in packed.chunks_exact_mut(9 * TILE).enumerate() {
+                    for m in 0..TILE {
+                        let weights = kernel.taps(g, tile * TILE + m.min(outputs - 1), input);
+                        weights.iter().enumerate().for_each(|(t, weight)| taps[t * TILE + m] = *weight);
                     }
                 }
             }

@@ -2,38 +2,39 @@
 
 use super::Geometry;
 use crate::nn::kernels::parallel::{chunks, unwritten};
-use std::borrow::Cow;
+use crate::nn::kernels::values::Values;
 
 /// Where the weights of `(output, input, tap)` lie in the checkpoint's kernel.
 #[derive(Clone, Copy)]
 pub(super) enum Kernel<'a> {
     /// `(out, in, 3, 3)` as it is.
-    Forward(&'a [f32]),
+    Forward(Values<'a>),
     /// For the input gradient: flipped, and `(in, out)` swapped. Inputs and outputs are those of the gradient.
-    Backward(&'a [f32]),
+    Backward(Values<'a>),
 }
 
 impl Kernel<'_> {
-    pub(super) fn at(&self, g: &Geometry, output: usize, input: usize, tap: usize) -> f32 {
+    /// The nine weights between an input and an output.
+    #[inline(always)]
+    pub(super) fn taps(&self, g: &Geometry, output: usize, input: usize) -> [f32; 9] {
         match self {
-            Self::Forward(w) => w[(output * g.inputs + input) * 9 + tap],
-            Self::Backward(w) => w[(input * g.outputs + output) * 9 + 8 - tap],
+            Self::Forward(w) => w.some((output * g.inputs + input) * 9),
+            Self::Backward(w) => {
+                let mut taps = w.some((input * g.outputs + output) * 9);
+                taps.reverse();
+                taps
+            }
         }
     }
 
     /// All weights, `(out, in, 3, 3)` as seen from this direction.
-    pub(super) fn weights(&self, g: &Geometry) -> Cow<'_, [f32]> {
-        let w = match self {
-            Self::Forward(w) => return Cow::Borrowed(w),
-            Self::Backward(w) => w,
-        };
-        let mut flipped = unwritten(w.len());
-        chunks(&mut flipped, g.inputs * 9, |output, kernels| {
-            for (input, kernel) in kernels.chunks_exact_mut(9).enumerate() {
-                let from = &w[(input * g.outputs + output) * 9..][..9];
-                kernel.iter_mut().zip(from.iter().rev()).for_each(|(to, from)| *to = *from);
+    pub(super) fn weights(&self, g: &Geometry) -> Vec<f32> {
+        let mut weights = unwritten(g.outputs * g.inputs * 9);
+        chunks(&mut weights, g.inputs * 9, |output, kernels| {
+            for (input, kernel) in kernels.as_chunks_mut::<9>().0.iter_mut().enumerate() {
+                *kernel = self.taps(g, output, input);
             }
         });
-        Cow::Owned(flipped)
+        weights
     }
 }

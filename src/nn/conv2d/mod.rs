@@ -9,10 +9,13 @@
 mod columns;
 mod direct;
 mod kernel;
+#[cfg(test)]
+mod tests;
 mod winograd;
 
 use super::kernels::parallel::unwritten;
-use super::kernels::storage::{cpu, fused, slice};
+use super::kernels::storage::{cpu, cpu_weight, fused_with, slice, weight as weight_values};
+use super::kernels::values::Values;
 use super::params::ParamPath;
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
@@ -93,8 +96,8 @@ fn convolve(
     padding: usize,
     points: Option<Arc<Points>>,
 ) -> Result<Tensor> {
-    let operands: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
-    let Some(geometry) = Geometry::new(x, weight, bias, stride, padding).filter(|_| fused(&operands)) else {
+    let others: Vec<&Tensor> = [x].into_iter().chain(bias).collect();
+    let Some(geometry) = Geometry::new(x, weight, bias, stride, padding).filter(|_| fused_with(weight, &others)) else {
         return reference(x, weight, bias, stride, padding);
     };
     let op = Convolution { geometry, way: Way::of(&geometry), points };
@@ -107,7 +110,7 @@ fn convolve(
 
 /// The same by candle's ops: for other types and devices, and what the tests compare with.
 fn reference(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
-    let y = x.conv2d(weight, padding, stride, 1, 1)?;
+    let y = x.conv2d(&weight.to_dtype(x.dtype())?, padding, stride, 1, 1)?;
     match bias {
         Some(bias) => Ok(y.broadcast_add(&bias.reshape((1, bias.elem_count(), 1, 1))?)?),
         None => Ok(y),
@@ -205,7 +208,7 @@ struct Convolution {
 }
 
 impl Convolution {
-    fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> (CpuStorage, Shape) {
+    fn forward(&self, x: &[f32], weight: Values<'_>, bias: Option<&[f32]>) -> (CpuStorage, Shape) {
         let g = &self.geometry;
         let mut y = unwritten(g.batch * g.outputs * g.out_pixels());
         match self.way {
@@ -237,7 +240,7 @@ impl Convolution {
         let g = &self.geometry;
         let ((sx, lx), (sw, lw), (sd, ld)) =
             (x.storage_and_layout(), weight.storage_and_layout(), dy.storage_and_layout());
-        let (values, w, dy) = (slice(&sx, lx)?, slice(&sw, lw)?, slice(&sd, ld)?);
+        let (values, w, dy) = (slice(&sx, lx)?, weight_values(&sw, lw)?, slice(&sd, ld)?);
         let dx = x.track_op().then(|| {
             let mut dx = unwritten(values.len());
             let (swapped, kernel) = (Geometry { inputs: g.outputs, outputs: g.inputs, ..*g }, Kernel::Backward(w));
@@ -245,7 +248,7 @@ impl Convolution {
                 Way::Direct => direct::convolve(&swapped, dy, kernel, None, &mut dx),
                 Way::Winograd => winograd::convolve(&swapped, dy, &self.points(&swapped, kernel), None, &mut dx),
                 Way::Columns if (g.kernel, g.stride, g.padding) == (3, 1, 1) => {
-                    columns::forward(&swapped, dy, &kernel.weights(&swapped), None, &mut dx);
+                    columns::forward(&swapped, dy, kernel.weights(&swapped).as_slice().into(), None, &mut dx);
                 }
                 Way::Columns => columns::input_gradient(g, dy, w, &mut dx),
             }
@@ -272,7 +275,7 @@ impl CustomOp2 for Convolution {
         w: &CpuStorage,
         lw: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        Ok(self.forward(cpu(x, lx)?, cpu(w, lw)?, None))
+        Ok(self.forward(cpu(x, lx)?, cpu_weight(w, lw)?, None))
     }
 
     fn bwd(
@@ -300,7 +303,7 @@ impl CustomOp3 for Convolution {
         b: &CpuStorage,
         lb: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        Ok(self.forward(cpu(x, lx)?, cpu(w, lw)?, Some(cpu(b, lb)?)))
+        Ok(self.forward(cpu(x, lx)?, cpu_weight(w, lw)?, Some(cpu(b, lb)?)))
     }
 
     fn bwd(
@@ -320,96 +323,5 @@ impl CustomOp3 for Convolution {
             None
         };
         Ok((dx, dw, db))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::nn::kernels::testing::compare;
-
-    fn check(
-        batch: usize,
-        inputs: usize,
-        outputs: usize,
-        size: [usize; 2],
-        kernel: usize,
-        stride: usize,
-        padding: usize,
-    ) {
-        let x = [batch, inputs, size[0], size[1]];
-        let w = [outputs, inputs, kernel, kernel];
-        let name = format!("conv2d k{kernel} s{stride} p{padding}");
-        compare(&name, &[&x, &w, &[outputs]], 5e-6, &|t| conv2d(&t[0], &t[1], Some(&t[2]), stride, padding));
-    }
-
-    #[test]
-    fn three_by_three_of_stride_one_on_odd_sizes() {
-        check(1, 1, 1, [1, 1], 3, 1, 1);
-        check(2, 3, 5, [5, 7], 3, 1, 1);
-        check(5, 4, 9, [4, 4], 3, 1, 1);
-        check(1, 16, 16, [16, 16], 3, 1, 1); // as many channels as rows and columns
-        check(2, 20, 24, [9, 33], 3, 1, 1);
-        check(1, 130, 10, [6, 50], 3, 1, 1); // more channels than one block
-        check(1, 130, 70, [6, 50], 3, 1, 1);
-        check(9, 33, 17, [5, 11], 3, 1, 1); // tiles that reach past the map
-        check(2, 16, 40, [50, 61], 3, 1, 1); // more tiles than one task
-    }
-
-    #[test]
-    fn every_other_geometry() {
-        check(2, 3, 4, [7, 5], 3, 2, 1);
-        check(2, 3, 4, [8, 6], 3, 2, 1);
-        check(1, 3, 4, [9, 7], 3, 2, 0);
-        check(2, 6, 5, [5, 3], 1, 1, 0);
-        check(3, 6, 5, [5, 7], 1, 2, 0); // candle cannot, where the parities of height and width differ
-        check(1, 3, 4, [15, 11], 7, 2, 3);
-        check(2, 3, 4, [6, 7], 3, 1, 0);
-    }
-
-    /// Only one way is taken on a machine for a size; here all that it has are held against the columns.
-    #[test]
-    fn every_way_gives_the_same() {
-        let values = |n: usize, seed: u64| crate::diffusion::Generator::new(seed).randn(n);
-        let mut ways = vec![Way::Winograd];
-        ways.extend(direct::available().then_some(Way::Direct));
-        for (batch, inputs, outputs, height, width) in
-            [(1, 16, 16, 8, 8), (3, 33, 17, 5, 11), (2, 20, 40, 9, 33), (1, 300, 24, 12, 10), (9, 18, 16, 4, 4)]
-        {
-            let geometry = Geometry { batch, inputs, outputs, height, width, kernel: 3, stride: 1, padding: 1 };
-            let (pixels, device) = (height * width, candle_core::Device::Cpu);
-            let tensor = |shape: &[usize], seed| {
-                let values = values(shape.iter().product(), seed);
-                candle_core::Var::from_vec(values, shape, &device).unwrap().into_inner()
-            };
-            let (x, w) = (tensor(&[batch, inputs, height, width], 1), tensor(&[outputs, inputs, 3, 3], 2));
-            let dy = tensor(&[batch, outputs, height, width], 3).detach();
-            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            let all = |way: Way| {
-                let op = Convolution { geometry, way, points: None };
-                let y = match op.forward(&flat(&x), &flat(&w), Some(&values(outputs, 4))) {
-                    (CpuStorage::F32(y), _) => y,
-                    other => panic!("{other:?}"),
-                };
-                assert_eq!(y.len(), batch * outputs * pixels);
-                let (dx, dw) = op.backward(&x, &w, &dy).unwrap();
-                [y, flat(&dx.unwrap()), flat(&dw.unwrap())]
-            };
-            let columns = all(Way::Columns);
-            for way in &ways {
-                for (what, (found, expected)) in ["y", "dx", "dw"].iter().zip(all(*way).iter().zip(&columns)) {
-                    let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
-                    let off = found.iter().zip(expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
-                    assert!(off <= 3e-6 * largest, "{way:?}, {what} of {geometry:?}: {off} of {largest}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn works_without_bias_and_on_views() {
-        compare("conv2d", &[&[2, 5, 6, 3], &[4, 3, 3, 3]], 5e-6, &|t| {
-            conv2d(&t[0].permute((0, 3, 1, 2))?, &t[1], None, 1, 1)
-        });
     }
 }

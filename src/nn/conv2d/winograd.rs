@@ -127,8 +127,8 @@ fn transform_outputs_inner<const FMA: bool>(
         for input in 0..g.inputs {
             let mut taps = [[0.0; LANES]; 9];
             for l in 0..LANES.min(end - c) {
-                for (t, tap) in taps.iter_mut().enumerate() {
-                    tap[l] = kernel.at(g, c + l, input, t);
+                for (tap, weight) in taps.iter_mut().zip(kernel.taps(g, c + l, input)) {
+                    tap[l] = weight;
                 }
             }
             let mut half = [[[0.0; LANES]; 3]; IN];

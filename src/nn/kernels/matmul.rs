@@ -3,6 +3,7 @@
 use super::gemm::{self, Onto, Packed};
 use super::instructions::Instructions;
 use super::parallel::{SharedMut, chunks, sum_parts, tasks};
+use super::values::Values;
 
 /// A product smaller than this many multiplications is one block.
 const SERIAL: usize = 1 << 19;
@@ -10,15 +11,15 @@ const SERIAL: usize = 1 << 19;
 /// A read-only matrix: element `(i, j)` is `data[i * rs + j * cs]`.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
-    data: &'a [f32],
+    data: Values<'a>,
     rs: usize,
     cs: usize,
 }
 
 impl<'a> View<'a> {
     /// Rows `rs` apart, columns `cs` apart.
-    pub fn new(data: &'a [f32], rs: usize, cs: usize) -> Self {
-        Self { data, rs, cs }
+    pub fn new(data: impl Into<Values<'a>>, rs: usize, cs: usize) -> Self {
+        Self { data: data.into(), rs, cs }
     }
 
     /// The same matrix with rows and columns swapped.
@@ -28,7 +29,7 @@ impl<'a> View<'a> {
 
     /// The matrix from row `row` and column `col` on.
     pub fn from(self, row: usize, col: usize) -> Self {
-        Self { data: &self.data[row * self.rs + col * self.cs..], ..self }
+        Self { data: self.data.from(row * self.rs + col * self.cs), ..self }
     }
 
     /// Whether all of the first `rows` rows and `cols` columns are there.
@@ -38,12 +39,12 @@ impl<'a> View<'a> {
 
     /// The element `(row, col)`.
     pub fn read(self, row: usize, col: usize) -> f32 {
-        self.data[row * self.rs + col * self.cs]
+        self.data.at(row * self.rs + col * self.cs)
     }
 
-    /// The first element, and how far rows and columns are apart.
-    pub fn parts(self) -> (*const f32, usize, usize) {
-        (self.data.as_ptr(), self.rs, self.cs)
+    /// The elements from the first on, and how far rows and columns are apart.
+    pub fn parts(self) -> (Values<'a>, usize, usize) {
+        (self.data, self.rs, self.cs)
     }
 }
 

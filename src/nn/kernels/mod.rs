@@ -13,3 +13,4 @@ pub mod simd;
 pub mod storage;
 #[cfg(test)]
 pub mod testing;
+pub mod values;

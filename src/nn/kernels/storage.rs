@@ -1,10 +1,33 @@
 //! From candle's tensors to slices.
 
+use super::values::Values;
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 
 /// Whether the fused `f32` CPU kernels apply to all of these.
 pub fn fused(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|x| x.dtype() == DType::F32 && x.device().is_cpu())
+}
+
+/// As [`fused`], for operands that are multiplied by a `weight`, which may be `bf16` as long as it is frozen.
+pub fn fused_with(weight: &Tensor, others: &[&Tensor]) -> bool {
+    let halved = weight.dtype() == DType::BF16 && weight.device().is_cpu() && !weight.track_op();
+    fused(others) && (halved || fused(&[weight]))
+}
+
+/// The elements of a contiguous weight.
+pub fn cpu_weight<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Values<'a>> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::BF16(values), Some((start, end))) => Ok(Values::Bf16(&values[start..end])),
+        _ => Ok(Values::F32(cpu(storage, layout)?)),
+    }
+}
+
+/// The elements of a contiguous weight, from `Tensor::storage_and_layout`.
+pub fn weight<'a>(storage: &'a Storage, layout: &Layout) -> Result<Values<'a>> {
+    match storage {
+        Storage::Cpu(storage) => cpu_weight(storage, layout),
+        _ => bail!("a fused op got an operand that is not in main memory"),
+    }
 }
 
 /// The elements of a contiguous operand.

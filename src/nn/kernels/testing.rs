@@ -80,6 +80,28 @@ pub fn compare(name: &str, shapes: &[&[usize]], tolerance: f64, op: Op<'_>) {
     }
 }
 
+/// With a frozen weight in `bf16` (operand 1), the result and the other operands' gradients are bit for bit those with the same
+/// numbers in `f32`.
+pub fn compare_halved(name: &str, shapes: &[&[usize]], op: Op<'_>) {
+    let widened = |x: &[Tensor]| -> Result<Vec<Tensor>> {
+        let mut x = x.to_vec();
+        x[1] = x[1].to_dtype(DType::BF16)?;
+        Ok(x)
+    };
+    let tracked = (1usize << shapes.len()) - 1 - 2;
+    let (y, grads) = run(&|x| op(&widened(x)?), shapes, tracked, DType::F32);
+    let plain = |x: &[Tensor]| -> Result<Vec<Tensor>> {
+        let mut x = widened(x)?;
+        x[1] = x[1].to_dtype(DType::F32)?;
+        Ok(x)
+    };
+    let (expected, expected_grads) = run(&|x| op(&plain(x)?), shapes, tracked, DType::F32);
+    assert_eq!(bits(&y), bits(&expected), "{name} {shapes:?} in bf16");
+    for (grad, expected) in grads.iter().zip(&expected_grads) {
+        assert_eq!(grad.as_ref().map(bits), expected.as_ref().map(bits), "{name} {shapes:?} in bf16: a gradient");
+    }
+}
+
 fn bits(x: &Tensor) -> Vec<u32> {
     let x = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     x.into_iter().map(f32::to_bits).collect()

@@ -178,13 +178,13 @@ impl Given<'_> {
                 if want_v {
                     let dst = to_v.at(key_offset, key_extent);
                     // SAFETY: these keys of this head belong to this task alone, and `at` checks the bounds.
-                    unsafe { product((keys, d, n), dst, width, true, View::new(p, keys, 1).t(), grad, 1.0) };
+                    unsafe { product((keys, d, n), dst, width, true, View::new(&*p, keys, 1).t(), grad, 1.0) };
                 }
                 let Some(value) = value else { continue };
                 // SAFETY: `dp` is `n` rows of `keys`, and this thread's.
                 unsafe { value.multiply((n, 0, keys), grad, dp.as_mut_ptr(), keys, Onto::Nothing, 1.0) };
                 score_grads(keys, shape.scale(), p, row_delta, dp);
-                let ds = View::new(dp, keys, 1);
+                let ds = View::new(&*dp, keys, 1);
                 if let Some(key_rows) = key_rows {
                     let dst = to_q.at((b * s + q0) * width + h * d, (n - 1) * width + d);
                     // SAFETY: these queries of this head, in this task's part of `dq`, belong to this task alone.

@@ -2,9 +2,10 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::vector::{Avx2, Avx512};
-use super::vector::{Portable, Vector};
+use super::vector::{Number, Portable, Vector};
 use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::matmul::View;
+use crate::nn::kernels::values::Values;
 
 /// `to[p * pitch + i] = from(i, p)` for `i < count`, `p < k`; from a view whose rows are the `i`. With `pitch < count` rounded up
 /// to whole vectors, what lies after a group is written and then overwritten by the next; the last reaches `SLACK` elements
@@ -13,14 +14,29 @@ use crate::nn::kernels::matmul::View;
 /// # Safety
 /// The view must have `count` rows and `k` columns, and `to` room for `k pitch + SLACK` elements.
 pub(super) unsafe fn pack(path: Instructions, from: View<'_>, (count, k): (usize, usize), to: *mut f32, pitch: usize) {
+    let (values, rs, cs) = from.parts();
     // SAFETY: the caller vouches for sizes and path.
+    unsafe {
+        match values {
+            Values::F32(values) => by_path(path, Strided(values.as_ptr(), rs, cs), (count, k), to, pitch),
+            Values::Bf16(values) => by_path(path, Strided(values.as_ptr(), rs, cs), (count, k), to, pitch),
+        }
+    }
+}
+
+/// The first element, and how far rows and columns are apart.
+#[derive(Clone, Copy)]
+struct Strided<N>(*const N, usize, usize);
+
+unsafe fn by_path<N: Number>(path: Instructions, from: Strided<N>, sizes: (usize, usize), to: *mut f32, pitch: usize) {
+    // SAFETY: see `pack`.
     unsafe {
         match path {
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => avx512(from, (count, k), to, pitch),
+            Instructions::Avx512 => avx512(from, sizes, to, pitch),
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2 => avx2(from, (count, k), to, pitch),
-            _ => group::<Portable>(from, (count, k), to, pitch),
+            Instructions::Avx2 => avx2(from, sizes, to, pitch),
+            _ => group::<Portable, N>(from, sizes, to, pitch),
         }
     }
 }
@@ -47,21 +63,25 @@ pub(super) const SLACK: usize = 16;
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn avx512(from: View<'_>, sizes: (usize, usize), to: *mut f32, pitch: usize) {
+unsafe fn avx512<N: Number>(from: Strided<N>, sizes: (usize, usize), to: *mut f32, pitch: usize) {
     // SAFETY: see `pack`.
-    unsafe { group::<Avx512>(from, sizes, to, pitch) }
+    unsafe { group::<Avx512, N>(from, sizes, to, pitch) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(from: View<'_>, sizes: (usize, usize), to: *mut f32, pitch: usize) {
+unsafe fn avx2<N: Number>(from: Strided<N>, sizes: (usize, usize), to: *mut f32, pitch: usize) {
     // SAFETY: see `pack`.
-    unsafe { group::<Avx2>(from, sizes, to, pitch) }
+    unsafe { group::<Avx2, N>(from, sizes, to, pitch) }
 }
 
 #[inline(always)]
-unsafe fn group<T: Vector>(from: View<'_>, (count, k): (usize, usize), to: *mut f32, pitch: usize) {
-    let (source, rs, cs) = from.parts();
+unsafe fn group<T: Vector, N: Number>(
+    Strided(source, rs, cs): Strided<N>,
+    (count, k): (usize, usize),
+    to: *mut f32,
+    pitch: usize,
+) {
     // SAFETY: the caller vouches for `count` rows and `k` columns, and for `to`.
     unsafe {
         if rs == 1 {
@@ -73,13 +93,13 @@ unsafe fn group<T: Vector>(from: View<'_>, (count, k): (usize, usize), to: *mut 
                 let (from, to) = (source.add(p * cs), to.add(p * pitch));
                 let mut i = 0;
                 while i < whole {
-                    T::load(from.add(i)).store(to.add(i));
+                    N::load::<T>(from.add(i)).store(to.add(i));
                     i += T::LANES;
                 }
             }
             for p in vectors..k {
                 for i in 0..pitch {
-                    *to.add(p * pitch + i) = if i < count { *source.add(p * cs + i) } else { 0.0 };
+                    *to.add(p * pitch + i) = if i < count { (*source.add(p * cs + i)).to_f32() } else { 0.0 };
                 }
             }
             return;
@@ -97,7 +117,7 @@ unsafe fn group<T: Vector>(from: View<'_>, (count, k): (usize, usize), to: *mut 
         }
         while p < k {
             for i in 0..count {
-                *to.add(p * pitch + i) = *source.add(i * rs + p * cs);
+                *to.add(p * pitch + i) = (*source.add(i * rs + p * cs)).to_f32();
             }
             for i in count..pitch {
                 *to.add(p * pitch + i) = 0.0;

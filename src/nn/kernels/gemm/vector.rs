@@ -1,6 +1,44 @@
 //! The vectors that the matrix products are written in: AVX-512, AVX2, and arrays that the compiler makes vectors of.
 
 use crate::nn::kernels::simd::{BASELINE_FMA, mul_add};
+use half::bf16;
+
+/// What an operand may consist of.
+pub(super) trait Number: Copy {
+    /// [`Vector::load`] or [`Vector::widen`].
+    ///
+    /// # Safety
+    /// As of these.
+    unsafe fn load<T: Vector>(from: *const Self) -> T;
+
+    fn to_f32(self) -> f32;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    unsafe fn load<T: Vector>(from: *const Self) -> T {
+        // SAFETY: as the caller says.
+        unsafe { T::load(from) }
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+impl Number for bf16 {
+    #[inline(always)]
+    unsafe fn load<T: Vector>(from: *const Self) -> T {
+        // SAFETY: as the caller says.
+        unsafe { T::widen(from) }
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
 
 /// Floats that are multiplied together, and what a product does with them.
 ///
@@ -14,6 +52,8 @@ pub(super) trait Vector: Copy {
     unsafe fn zero() -> Self;
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
+    /// Numbers of half the size, without rounding.
+    unsafe fn widen(from: *const bf16) -> Self;
     unsafe fn store(self, to: *mut f32);
     /// `self b + c`.
     unsafe fn mul_add(self, b: Self, c: Self) -> Self;
@@ -24,7 +64,7 @@ pub(super) trait Vector: Copy {
     /// Writes a square of `LANES` rows, `stride` apart, as columns: row `i` goes to `to[i], to[pitch + i], ..`, one
     /// column after the other (where `pitch` is less than `LANES`, each overwrites the end of the one before). Rows after
     /// `last` are read as `last`.
-    unsafe fn transpose(from: *const f32, stride: usize, last: usize, to: *mut f32, pitch: usize);
+    unsafe fn transpose<N: Number>(from: *const N, stride: usize, last: usize, to: *mut f32, pitch: usize);
 }
 
 /// Four floats for any machine: SSE2, NEON, or whatever the compiler has for them.
@@ -51,6 +91,12 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn widen(from: *const bf16) -> Self {
+        // SAFETY: four numbers may be read, says the caller.
+        Self(unsafe { from.cast::<[bf16; 4]>().read_unaligned() }.map(Number::to_f32))
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: four floats may be written, says the caller.
         unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
@@ -67,12 +113,12 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    unsafe fn transpose(from: *const f32, stride: usize, last: usize, to: *mut f32, pitch: usize) {
+    unsafe fn transpose<N: Number>(from: *const N, stride: usize, last: usize, to: *mut f32, pitch: usize) {
         // SAFETY: the caller vouches for four rows and four columns.
         unsafe {
             let mut rows = [[0.0; 4]; 4];
             for (i, row) in rows.iter_mut().enumerate() {
-                *row = Self::load(from.add(i.min(last) * stride)).0;
+                *row = N::load::<Self>(from.add(i.min(last) * stride)).0;
             }
             let [a, b, c, d] = rows;
             for (j, (((a, b), c), d)) in a.into_iter().zip(b).zip(c).zip(d).enumerate() {
@@ -87,7 +133,8 @@ pub(super) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Vector;
+    use super::{Number, Vector};
+    use half::bf16;
     use std::arch::x86_64::*;
 
     /// Sixteen floats (AVX-512).
@@ -116,6 +163,15 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn widen(from: *const bf16) -> Self {
+            // SAFETY: as above.
+            Self(unsafe {
+                let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+            })
+        }
+
+        #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
             // SAFETY: as above.
             unsafe { _mm512_storeu_ps(to, self.0) }
@@ -133,13 +189,13 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn transpose(from: *const f32, stride: usize, last: usize, to: *mut f32, pitch: usize) {
+        unsafe fn transpose<N: Number>(from: *const N, stride: usize, last: usize, to: *mut f32, pitch: usize) {
             // SAFETY: the caller vouches for sixteen rows and columns, and for the instructions.
             unsafe {
                 let mut a = [_mm512_setzero_ps(); 16];
                 let mut b = a;
                 for (i, row) in a.iter_mut().enumerate() {
-                    *row = _mm512_loadu_ps(from.add(i.min(last) * stride));
+                    *row = N::load::<Self>(from.add(i.min(last) * stride)).0;
                 }
                 // within each quarter of the vectors: squares of 2, then of 4; then the quarters themselves
                 for i in 0..8 {
@@ -196,6 +252,15 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn widen(from: *const bf16) -> Self {
+            // SAFETY: as above.
+            Self(unsafe {
+                let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+            })
+        }
+
+        #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
             // SAFETY: as above.
             unsafe { _mm256_storeu_ps(to, self.0) }
@@ -213,13 +278,13 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn transpose(from: *const f32, stride: usize, last: usize, to: *mut f32, pitch: usize) {
+        unsafe fn transpose<N: Number>(from: *const N, stride: usize, last: usize, to: *mut f32, pitch: usize) {
             // SAFETY: the caller vouches for eight rows and columns, and for the instructions.
             unsafe {
                 let mut a = [_mm256_setzero_ps(); 8];
                 let mut b = a;
                 for (i, row) in a.iter_mut().enumerate() {
-                    *row = _mm256_loadu_ps(from.add(i.min(last) * stride));
+                    *row = N::load::<Self>(from.add(i.min(last) * stride)).0;
                 }
                 // within each half of the vectors: squares of 2, then of 4; then the halves themselves
                 for i in 0..4 {

@@ -1,0 +1,82 @@
+//! Against the composite, in every way.
+
+use super::*;
+use crate::nn::kernels::testing::{compare, compare_halved};
+
+fn check(batch: usize, inputs: usize, outputs: usize, size: [usize; 2], kernel: usize, stride: usize, padding: usize) {
+    let x = [batch, inputs, size[0], size[1]];
+    let w = [outputs, inputs, kernel, kernel];
+    let name = format!("conv2d k{kernel} s{stride} p{padding}");
+    compare(&name, &[&x, &w, &[outputs]], 5e-6, &|t| conv2d(&t[0], &t[1], Some(&t[2]), stride, padding));
+    compare_halved(&name, &[&x, &w, &[outputs]], &|t| conv2d(&t[0], &t[1], Some(&t[2]), stride, padding));
+}
+
+#[test]
+fn three_by_three_of_stride_one_on_odd_sizes() {
+    check(1, 1, 1, [1, 1], 3, 1, 1);
+    check(2, 3, 5, [5, 7], 3, 1, 1);
+    check(5, 4, 9, [4, 4], 3, 1, 1);
+    check(1, 16, 16, [16, 16], 3, 1, 1); // as many channels as rows and columns
+    check(2, 20, 24, [9, 33], 3, 1, 1);
+    check(1, 130, 10, [6, 50], 3, 1, 1); // more channels than one block
+    check(1, 130, 70, [6, 50], 3, 1, 1);
+    check(9, 33, 17, [5, 11], 3, 1, 1); // tiles that reach past the map
+    check(2, 16, 40, [50, 61], 3, 1, 1); // more tiles than one task
+}
+
+#[test]
+fn every_other_geometry() {
+    check(2, 3, 4, [7, 5], 3, 2, 1);
+    check(2, 3, 4, [8, 6], 3, 2, 1);
+    check(1, 3, 4, [9, 7], 3, 2, 0);
+    check(2, 6, 5, [5, 3], 1, 1, 0);
+    check(3, 6, 5, [5, 7], 1, 2, 0); // candle cannot, where the parities of height and width differ
+    check(1, 3, 4, [15, 11], 7, 2, 3);
+    check(2, 3, 4, [6, 7], 3, 1, 0);
+}
+
+/// Only one way is taken on a machine for a size; here all that it has are held against the columns.
+#[test]
+fn every_way_gives_the_same() {
+    let values = |n: usize, seed: u64| crate::diffusion::Generator::new(seed).randn(n);
+    let mut ways = vec![Way::Winograd];
+    ways.extend(direct::available().then_some(Way::Direct));
+    for (batch, inputs, outputs, height, width) in
+        [(1, 16, 16, 8, 8), (3, 33, 17, 5, 11), (2, 20, 40, 9, 33), (1, 300, 24, 12, 10), (9, 18, 16, 4, 4)]
+    {
+        let geometry = Geometry { batch, inputs, outputs, height, width, kernel: 3, stride: 1, padding: 1 };
+        let (pixels, device) = (height * width, candle_core::Device::Cpu);
+        let tensor = |shape: &[usize], seed| {
+            let values = values(shape.iter().product(), seed);
+            candle_core::Var::from_vec(values, shape, &device).unwrap().into_inner()
+        };
+        let (x, w) = (tensor(&[batch, inputs, height, width], 1), tensor(&[outputs, inputs, 3, 3], 2));
+        let dy = tensor(&[batch, outputs, height, width], 3).detach();
+        let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let all = |way: Way| {
+            let op = Convolution { geometry, way, points: None };
+            let y = match op.forward(&flat(&x), flat(&w).as_slice().into(), Some(&values(outputs, 4))) {
+                (CpuStorage::F32(y), _) => y,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(y.len(), batch * outputs * pixels);
+            let (dx, dw) = op.backward(&x, &w, &dy).unwrap();
+            [y, flat(&dx.unwrap()), flat(&dw.unwrap())]
+        };
+        let columns = all(Way::Columns);
+        for way in &ways {
+            for (what, (found, expected)) in ["y", "dx", "dw"].iter().zip(all(*way).iter().zip(&columns)) {
+                let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
+                let off = found.iter().zip(expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+                assert!(off <= 3e-6 * largest, "{way:?}, {what} of {geometry:?}: {off} of {largest}");
+            }
+        }
+    }
+}
+
+#[test]
+fn works_without_bias_and_on_views() {
+    compare("conv2d", &[&[2, 5, 6, 3], &[4, 3, 3, 3]], 5e-6, &|t| {
+        conv2d(&t[0].permute((0, 3, 1, 2))?, &t[1], None, 1, 1)
+    });
+}
