@@ -53,7 +53,7 @@ fn wrong_flags_are_refused() {
     refused(&["sample", "--prompt", "x", "--scheduler", "dimm"], &["--scheduler", "ddim, pndm"]);
     refused(&["--concept", "star", "--device", "cuda"], &["--device cuda", "CPU only", "--device cpu"]);
     refused(&["--concept", "star", "--device", "tpu"], &["not a device"]);
-    refused(&["--concept", "star", "--dtype", "f16"], &["--dtype f16", "f32 only"]);
+    refused(&["--concept", "star", "--dtype", "f16"], &["--dtype f16", "choose f32, or bf16"]);
     refused(&["--concept", "star", "-q", "-v"], &["cannot be used with"]);
     refused(&["--concept", "unicorn", "--kind", "object", "--max-rate", "0.1"], &["no detect.labels"]);
     refused(&["--concept", "red", "--max-synonym-rate", "0.1"], &["no synonyms"]);

@@ -61,6 +61,33 @@ fn without_run(mut files: BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>
 }
 
 #[test]
+fn with_halved_weights_only_what_is_trained_differs_and_the_report_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let outputs = ["a", "b"].map(|name| folder.path().join(name));
+    for (out, threads) in outputs.iter().zip(["1", "3"]) {
+        erase(out, &["--dtype", "bf16", "--threads", threads]).success();
+    }
+    let [found, again] = outputs.map(|out| files(&out));
+    assert!(without_run(found.clone()) == without_run(again), "the same bytes with any number of threads");
+    let demo = files(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/weights/demo")));
+    let unet = |files: &BTreeMap<String, Vec<u8>>| {
+        let file = safetensors::SafeTensors::deserialize(&files["unet/diffusion_pytorch_model.safetensors"]).unwrap();
+        let tensors = file.tensors().into_iter().map(|(name, t)| (name, (t.dtype(), t.data().to_vec())));
+        tensors.collect::<BTreeMap<_, _>>()
+    };
+    let (before, after) = (unet(&demo), unet(&found));
+    for (name, tensor) in &before {
+        assert_eq!(tensor != &after[name], name.contains("attn2"), "{name}");
+    }
+    for file in ["report.json", "run.json"] {
+        let value: Value = serde_json::from_slice(&found[file]).unwrap();
+        assert_eq!(value["dtype"], "bf16", "{file}");
+    }
+    let report: Value = serde_json::from_slice(&found["report.json"]).unwrap();
+    assert!(report["command"].as_str().unwrap().contains(" --dtype bf16 "));
+}
+
+#[test]
 fn writes_a_model_that_differs_in_the_unet_alone_and_its_evidence() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");

@@ -76,6 +76,7 @@ fn page(kind: Kind, counted: bool, show: bool) -> String {
         method: "scissorhands",
         preset: "balanced".into(),
         seed: 7,
+        dtype: "bf16",
         version: "0.1.0",
         command: format!("erase-concept --concept '{HOSTILE}'"),
         base_sha256: "0123456789abcdef".repeat(4),

@@ -143,6 +143,8 @@ pub struct Report {
     pub preset: String,
     /// Seed of the run.
     pub seed: u64,
+    /// The type in which frozen weights were kept.
+    pub dtype: &'static str,
     /// Version of this program.
     pub version: &'static str,
     /// The command that makes the same result again.
@@ -297,6 +299,8 @@ pub struct RunRecord {
     pub threads: usize,
     /// Vector instructions of the CPU that were used.
     pub instructions: &'static str,
+    /// The type in which frozen weights were kept; all sums are in f32.
+    pub dtype: &'static str,
     /// The command line.
     pub command: Vec<String>,
 }

@@ -202,6 +202,25 @@ pub(super) enum Bytes {
     Static(&'static [u8]),
 }
 
+impl Bytes {
+    /// Lets the system take back the memory that a part of a mapped file lies in; it is read again if it is asked for.
+    pub(super) fn release(&self, part: &[u8]) {
+        #[cfg(unix)]
+        if let Self::Mapped(map) = self {
+            let (start, end) = (map.as_ptr() as usize, map.as_ptr() as usize + map.len());
+            let from = part.as_ptr() as usize;
+            if (start..end).contains(&from) && from + part.len() <= end && !part.is_empty() {
+                // SAFETY: the map is a file's and only read, so that what is dropped comes back as it was. A failure changes
+                // nothing but the memory that is used.
+                let _ =
+                    unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from - start, part.len()) };
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = part;
+    }
+}
+
 impl Deref for Bytes {
     type Target = [u8];
 

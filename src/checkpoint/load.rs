@@ -2,7 +2,8 @@
 
 use super::files::ModelFiles;
 use super::hash::{base_sha256, sha256_hex};
-use super::read::{Component, load_tensors};
+use super::precision::Loading;
+use super::read::{Component, load_tensors, load_tensors_as, same_weights};
 use super::{UNET_WEIGHTS, save_edited};
 use crate::diffusion::SchedulerConfig;
 use crate::nn::ParamStore;
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Pipelines that consist of one text encoder, a UNet and a VAE, as this program has them.
 const PIPELINES: [&str; 2] = ["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"];
@@ -40,6 +42,14 @@ pub struct LoadedModel {
 /// If a file is missing or malformed, weights do not fit their config or each other, or the pipeline is of a kind that this
 /// program does not know: the message names the file.
 pub fn load_model(files: &ModelFiles) -> Result<LoadedModel> {
+    load_model_with(files, &Loading::default())
+}
+
+/// As [`load_model`], in less memory if `loading` says so.
+///
+/// # Errors
+/// As [`load_model`].
+pub fn load_model_with(files: &ModelFiles, loading: &Loading<'_>) -> Result<LoadedModel> {
     check_pipeline(files)?;
     let in_file = |rel: &'static str| move |e: Error| name_file(files, rel, e);
     let text = |rel: &'static str| -> Result<String> {
@@ -57,25 +67,17 @@ pub fn load_model(files: &ModelFiles) -> Result<LoadedModel> {
     check_interrupted()?;
 
     let unet_config = UnetConfig::from_json(&text("unet/config.json")?).map_err(in_file("unet/config.json"))?;
-    let unet = load_tensors(files, UNET_WEIGHTS)?;
+    let beside = loading.beside.map(|(files, loaded)| (files, loaded.model.unet_params.tensors()));
+    let unet = load_tensors_as(files, UNET_WEIGHTS, loading.precision, loading.exact, beside)?;
     let unet_params = ParamStore::new(unet.tensors);
     Unet::new(&unet_config, &unet_params).map_err(in_file("unet/config.json"))?; // every tensor has its place
 
-    let (config, params) = load_component(files, "text_encoder", "model.safetensors")?;
-    let text_encoder = TextEncoder::new(&config, &params);
-    let (config, params) = load_component(files, "vae", "diffusion_pytorch_model.safetensors")?;
-    let vae = Vae::new(&config, &params);
-    let text_encoder = text_encoder.map_err(in_file("text_encoder/config.json"))?;
+    let text_encoder =
+        frozen(files, ("text_encoder", "model.safetensors"), loading, |m| &m.text_encoder, TextEncoder::new)?;
+    let vae = frozen(files, ("vae", "diffusion_pytorch_model.safetensors"), loading, |m| &m.vae, Vae::new)?;
     tokenizer.limit_to(text_encoder.config().max_position_embeddings);
     check_vocabulary(files, &tokenizer, text_encoder.config().vocab_size)?;
-    let model = StableDiffusion {
-        tokenizer,
-        text_encoder,
-        unet_config,
-        unet_params,
-        vae: vae.map_err(in_file("vae/config.json"))?,
-        scheduler,
-    };
+    let model = StableDiffusion { tokenizer, text_encoder, unet_config, unet_params, vae, scheduler };
     Ok(LoadedModel {
         model,
         unet_file: unet.files.name().to_string(),
@@ -101,6 +103,26 @@ pub fn save_model(
         return Err(Error::file(files.describe(""), what));
     }
     save_edited(files, changed, into, metadata)
+}
+
+/// A component that is never trained: that of the model beside this one, if its files are the same.
+fn frozen<C: DeserializeOwned, N>(
+    files: &ModelFiles,
+    (folder, weights): (&str, &str),
+    loading: &Loading<'_>,
+    of: impl Fn(&StableDiffusion) -> &Arc<N>,
+    new: impl Fn(&C, &ParamStore) -> Result<N>,
+) -> Result<Arc<N>> {
+    let (config_file, weights) = (format!("{folder}/config.json"), format!("{folder}/{weights}"));
+    if let Some((other, loaded)) = loading.beside
+        && files.read(&config_file)? == other.read(&config_file)?
+        && same_weights(files, other, &weights)?
+    {
+        return Ok(of(&loaded.model).clone());
+    }
+    let config = json(files, &config_file)?;
+    let Component { tensors, .. } = load_tensors_as(files, &weights, loading.precision, &|_| false, None)?;
+    Ok(Arc::new(new(&config, &ParamStore::new(tensors)).map_err(|e| name_file(files, &config_file, e))?))
 }
 
 /// A component's config (`config.json` in `folder`) and its frozen weights (`weights` in the same folder).

@@ -7,6 +7,7 @@ mod hash;
 mod load;
 mod malformed;
 mod output_folder;
+mod precision;
 mod read;
 mod save;
 mod temporary;
@@ -15,8 +16,9 @@ mod write;
 
 pub use files::{Inventory, ModelFiles};
 pub use hash::{base_sha256, sha256_file, sha256_hex};
-pub use load::{LoadedModel, load_classifier, load_component, load_model, save_model};
+pub use load::{LoadedModel, load_classifier, load_component, load_model, load_model_with, save_model};
 pub use output_folder::OutputFolder;
+pub use precision::{Loading, Precision};
 pub use read::{Component, load_tensors};
 pub use save::save_edited;
 pub use temporary::{abandon, sweep_files};

@@ -1,12 +1,15 @@
 //! A component's weights as named `f32` tensors, checked before anything uses them.
 
 use super::dtype::{Decoded, decode};
-use super::files::ModelFiles;
+use super::files::{Bytes, ModelFiles};
 use super::malformed::parse;
+use super::precision::Precision;
 use super::weights::WeightFiles;
 use crate::progress::check_interrupted;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
+use half::bf16;
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -14,7 +17,7 @@ use std::collections::BTreeMap;
 
 /// The weights of one component.
 pub struct Component {
-    /// Every floating-point tensor, in `f32` on the CPU.
+    /// Every floating-point tensor, on the CPU.
     pub tensors: BTreeMap<String, Tensor>,
     /// The type each tensor has in the file; integer buffers (`position_ids`) are here and not in `tensors`.
     pub dtypes: BTreeMap<String, Dtype>,
@@ -29,6 +32,22 @@ pub struct Component {
 /// # Errors
 /// A missing or malformed file, a NaN or infinity in a weight: the message names the file, the tensor and the remedy.
 pub fn load_tensors(files: &ModelFiles, rel: &str) -> Result<Component> {
+    load_tensors_as(files, rel, Precision::F32, &|_| true, None)
+}
+
+/// As [`load_tensors`]; matrices and convolutions are kept as `precision` says unless they are `exact`. Tensors whose bytes are
+/// those of `beside` are taken from there: the files of another model that was loaded in the same way, and its tensors.
+///
+/// # Errors
+/// As [`load_tensors`].
+pub(super) fn load_tensors_as(
+    files: &ModelFiles,
+    rel: &str,
+    precision: Precision,
+    exact: &(dyn Fn(&str) -> bool + Sync),
+    beside: Option<(&ModelFiles, &BTreeMap<String, Tensor>)>,
+) -> Result<Component> {
+    let other = beside.map(|(files, tensors)| Ok::<_, Error>((Shards::open(files, rel)?, tensors))).transpose()?;
     let found = WeightFiles::find(files, rel)?;
     let mut component = Component { tensors: BTreeMap::new(), dtypes: BTreeMap::new(), files: found.clone() };
     let mut holder = BTreeMap::new();
@@ -37,9 +56,22 @@ pub fn load_tensors(files: &ModelFiles, rel: &str) -> Result<Component> {
         let parsed = parse(&bytes).map_err(|what| Error::file(files.describe(shard), what))?;
         let mut views: Vec<_> = parsed.tensors();
         views.sort_by(|a, b| a.0.cmp(&b.0)); // so that which error comes first does not depend on a hash map
-        let convert = |(_, view): &(String, TensorView<'_>)| -> Result<Decoded> {
+        let convert = |(name, view): &(String, TensorView<'_>)| -> Result<Converted> {
             check_interrupted()?;
-            Ok(decode(view.dtype(), view.data()))
+            let shared =
+                other.as_ref().and_then(|(shards, tensors)| shards.same(name, view).then(|| tensors.get(name))?);
+            let converted = match shared {
+                Some(tensor) => Converted::Tensor(tensor.clone()),
+                None => match decode(view.dtype(), view.data()) {
+                    Decoded::Floats(values) => {
+                        let halved = precision == Precision::Bf16 && view.shape().len() > 1 && !exact(name);
+                        tensor(values, view.shape(), halved)?
+                    }
+                    other => Converted::None(other),
+                },
+            };
+            bytes.release(view.data());
+            Ok(converted)
         };
         let converted: Vec<_> = views.par_iter().map(convert).collect::<Result<_>>()?;
         for ((name, view), decoded) in views.into_iter().zip(converted) {
@@ -48,17 +80,16 @@ pub fn load_tensors(files: &ModelFiles, rel: &str) -> Result<Component> {
                 return Err(Error::file(files.describe(shard), what));
             }
             match decoded {
-                Decoded::Floats(values) => {
-                    let tensor = Tensor::from_vec(values, view.shape(), &Device::Cpu)?;
+                Converted::Tensor(tensor) => {
                     component.tensors.insert(name.clone(), tensor);
                 }
-                Decoded::Integers => {}
-                Decoded::NotFinite => {
+                Converted::None(Decoded::Integers) => {}
+                Converted::None(Decoded::NotFinite) => {
                     let what =
                         format!("{name} has a value that is NaN or infinite; download or export the weights again");
                     return Err(Error::file(files.describe(shard), what));
                 }
-                Decoded::Unsupported => {
+                Converted::None(_) => {
                     let what = format!(
                         "{name} is stored as {:?}, which is not read; use float32, float16 or bfloat16 weights",
                         view.dtype()
@@ -76,4 +107,52 @@ pub fn load_tensors(files: &ModelFiles, rel: &str) -> Result<Component> {
         }
     }
     Ok(component)
+}
+
+/// What became of a tensor's bytes.
+enum Converted {
+    Tensor(Tensor),
+    None(Decoded),
+}
+
+fn tensor(values: Vec<f32>, shape: &[usize], halved: bool) -> Result<Converted> {
+    if !halved {
+        return Ok(Converted::Tensor(Tensor::from_vec(values, shape, &Device::Cpu)?));
+    }
+    let mut halves = vec![bf16::ZERO; values.len()];
+    halves.convert_from_f32_slice(&values);
+    // what is beyond the type's range has become infinite
+    let finite = halves.iter().fold(true, |finite, x| finite & x.is_finite());
+    if !finite {
+        return Ok(Converted::None(Decoded::NotFinite));
+    }
+    Ok(Converted::Tensor(Tensor::from_vec(halves, shape, &Device::Cpu)?))
+}
+
+/// Whether the weights whose plain name is `rel` are byte for byte the same in two models.
+pub(super) fn same_weights(a: &ModelFiles, b: &ModelFiles, rel: &str) -> Result<bool> {
+    let (a, b) = (Shards::open(a, rel)?, Shards::open(b, rel)?);
+    let same = a.0.len() == b.0.len() && a.0.iter().zip(&b.0).all(|(a, b)| a[..] == b[..]);
+    a.0.iter().chain(&b.0).for_each(|bytes| bytes.release(bytes));
+    Ok(same)
+}
+
+/// Mapped weight files of another model.
+struct Shards(Vec<Bytes>);
+
+impl Shards {
+    fn open(files: &ModelFiles, rel: &str) -> Result<Self> {
+        Ok(Self(WeightFiles::find(files, rel)?.shards.iter().map(|shard| files.map(shard)).collect::<Result<_>>()?))
+    }
+
+    /// Whether a tensor has the same type, shape and bytes here.
+    fn same(&self, name: &str, view: &TensorView<'_>) -> bool {
+        self.0.iter().any(|bytes| {
+            let Some(here) = parse(bytes).ok() else { return false };
+            let Ok(here) = here.tensor(name) else { return false };
+            let same = here.dtype() == view.dtype() && here.shape() == view.shape() && here.data() == view.data();
+            bytes.release(here.data());
+            same
+        })
+    }
 }

@@ -285,7 +285,7 @@ pub struct RunArgs {
     /// auto or cpu
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Type to compute in: f32
+    /// How weights are kept in memory: f32, or bf16 (frozen matrices rounded, half the memory)
     #[arg(long, default_value = "f32")]
     pub dtype: String,
     /// Threads to compute with [default: one a core]

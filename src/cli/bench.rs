@@ -7,7 +7,8 @@ use super::output::Display;
 use crate::audit::{Comparison, Verification};
 use crate::bench::{Outcome, Results, Variant, plot, runs, table};
 use crate::checkpoint::{
-    LoadedModel, ModelFiles, OutputFolder, load_model, save_model, sweep_files, write_file_atomic,
+    LoadedModel, Loading, ModelFiles, OutputFolder, Precision, load_model_with, save_model, sweep_files,
+    write_file_atomic,
 };
 use crate::erase::{self, Data};
 use crate::progress::{Event, Progress, check_interrupted};
@@ -22,7 +23,9 @@ use std::time::Instant;
 pub fn run(options: &BenchOptions, display: &mut Display) -> Result<ExitCode> {
     let files = hub::resolve(&options.model)?;
     display.event(Event::Stage { name: "loading the model", steps: 1 });
-    let loaded = load_model(&files)?;
+    let exact = |name: &str| options.grid.variants.iter().any(|variant| variant.settings.changes(name));
+    let loading = Loading { precision: options.precision, exact: &exact, beside: None };
+    let loaded = load_model_with(&files, &loading)?;
     display.event(Event::Step { loss: None });
     for variant in &options.grid.variants {
         erase::plan(&loaded.model, &variant.settings, options.budget)?;
@@ -47,6 +50,7 @@ pub fn run(options: &BenchOptions, display: &mut Display) -> Result<ExitCode> {
             loaded: &loaded,
             evidence: Evidence::new(job, &files, &loaded)?,
             output: &options.output,
+            loading: Loading { beside: Some((&files, &loaded)), ..loading },
         };
         let mut data = HashMap::new();
         for variant in &options.grid.variants {
@@ -88,11 +92,13 @@ struct Bench<'a> {
     loaded: &'a LoadedModel,
     evidence: Evidence<'a>,
     output: &'a Path,
+    loading: Loading<'a>,
 }
 
 impl Bench<'_> {
     /// A hash of everything that an outcome depends on.
     fn key(&self, variant: &Variant) -> Result<String> {
+        let precision = self.loading.precision;
         let parts = json!([
             env!("CARGO_PKG_VERSION"),
             self.loaded.base_sha256,
@@ -101,6 +107,8 @@ impl Bench<'_> {
             variant.settings,
             self.evidence.describe()
         ]);
+        // results from before there was a choice keep their keys
+        let parts = if precision == Precision::F32 { parts } else { json!([parts, precision.name()]) };
         let hash = Sha256::digest(parts.to_string());
         Ok(hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
     }
@@ -141,7 +149,7 @@ impl Bench<'_> {
         // counted on the weights as they would be written
         let folder = OutputFolder::create(&self.output.join("model"), true)?; // never committed
         save_model(self.files, self.loaded, &outcome.changed, folder.path(), &Default::default())?;
-        let written = load_model(&ModelFiles::Folder(folder.path().to_path_buf()))?;
+        let written = load_model_with(&ModelFiles::Folder(folder.path().to_path_buf()), &self.loading)?;
         let run = format!("{}-s{}", job.concept.slug(), job.seed);
         let after = self.evidence.look(&written.model, "after", &self.pictures(&[&variant.name, &run]), display)?;
         let counts = Comparison::new(before.as_ref().map_or(&after, |(_, before)| before), &after);

@@ -4,8 +4,8 @@
 //! An entry is one safetensors file, written whole or not at all, with a checksum over all that is in it. A damaged entry is
 //! made anew. Two processes may use one folder: both write the same bytes.
 
+use super::options::EraseOptions;
 use crate::checkpoint::{LoadedModel, sha256_file, sweep_files, write_safetensors};
-use crate::concept::Concept;
 use crate::erase::{self, Data, Latents, Outcome, Plan, Settings};
 use crate::nn::Instructions;
 use crate::progress::{Event, Progress};
@@ -29,22 +29,20 @@ pub struct Cache<'a> {
     /// Which program on which processor: other builds may round differently.
     program: String,
     loaded: &'a LoadedModel,
-    concept: &'a Concept,
+    options: &'a EraseOptions,
     settings: &'a Settings,
-    seed: u64,
     plan: Plan,
 }
 
 impl<'a> Cache<'a> {
     /// Opens the folder, if there is one to be used, and removes what killed runs left there.
     pub fn open(
-        folder: Option<&'a Path>,
+        options: &'a EraseOptions,
         loaded: &'a LoadedModel,
-        concept: &'a Concept,
         settings: &'a Settings,
-        seed: u64,
         plan: Plan,
     ) -> Result<Self> {
+        let folder = options.cache.as_deref();
         let mut program = String::new();
         if let Some(folder) = folder {
             let unusable = |e| Error::file(folder, format!("cannot be used: {e}; choose another --cache"));
@@ -52,12 +50,13 @@ impl<'a> Cache<'a> {
             sweep_files(folder)?;
             program = this_program();
         }
-        Ok(Self { folder, program, loaded, concept, settings, seed, plan })
+        Ok(Self { folder, program, loaded, options, settings, plan })
     }
 
     /// The data of the job.
     pub fn data(&self, progress: &mut dyn Progress) -> Result<Data> {
-        let (model, concept, settings, seed) = (&self.loaded.model, self.concept, self.settings, self.seed);
+        let (model, settings) = (&self.loaded.model, self.settings);
+        let (concept, seed) = (&self.options.concept, self.options.seed);
         let forget = self.latents("forget", progress, |p| Data::sample_forget(model, concept, settings, seed, p))?;
         let retain = self.latents("retain", progress, |p| Data::sample_retain(model, concept, settings, seed, p))?;
         Ok(Data { forget, retain })
@@ -81,10 +80,10 @@ impl<'a> Cache<'a> {
             let words = ("other_words".to_string(), text(serde_json::to_string(&outcome.other_words))?);
             Ok((outcome.changed.clone(), BTreeMap::from([trim, losses, words])))
         };
-        let c = self.concept;
+        let c = &self.options.concept;
         let depends_on = json!([self.settings, c.forget, c.anchors, c.retain, self.plan.checkpointing]);
         self.stage("repaired", &depends_on, read, write, progress, |progress| {
-            erase::scissorhands(&self.loaded.model, c, data, self.settings, self.seed, self.plan, progress)
+            erase::scissorhands(&self.loaded.model, c, data, self.settings, self.options.seed, self.plan, progress)
         })
     }
 
@@ -108,7 +107,7 @@ impl<'a> Cache<'a> {
             let texts = BTreeMap::from([("prompts".to_string(), prompts), first_seed]);
             Ok((BTreeMap::from([("latents".to_string(), made.latents.clone())]), texts))
         };
-        let c = self.concept;
+        let c = &self.options.concept;
         let depends_on = json!([self.settings.data, c.forget, c.anchors, c.retain]);
         self.stage(&format!("{name}-latents"), &depends_on, read, write, progress, make)
     }
@@ -142,7 +141,8 @@ impl<'a> Cache<'a> {
 
     /// A hash of everything that a stage depends on.
     fn key(&self, name: &str, depends_on: &Value) -> String {
-        let all = json!([self.program, self.loaded.base_sha256, self.seed, name, depends_on]);
+        let (seed, precision) = (self.options.seed, self.options.precision.name());
+        let all = json!([self.program, self.loaded.base_sha256, precision, seed, name, depends_on]);
         Sha256::digest(all.to_string()).iter().take(12).map(|byte| format!("{byte:02x}")).collect()
     }
 }

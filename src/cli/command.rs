@@ -1,6 +1,7 @@
 //! The command that makes a result again: every flag on which its bytes depend, and none besides.
 
 use super::options::EraseOptions;
+use crate::checkpoint::Precision;
 use std::fmt::Display;
 
 /// The command line. Where the result goes and how many threads work on it change no byte, so they are left out.
@@ -31,6 +32,8 @@ pub fn command(options: &EraseOptions) -> String {
     line.flag("--retain-latents", o.retain_latents);
     line.flag("--data-steps", o.data_steps);
     line.flag("--scheduler", s.sampler);
+    let precision = options.precision;
+    line.flag("--dtype", (precision != Precision::default()).then_some(precision));
     line.flag("--guidance-scale", s.guidance_scale);
     line.flag("--verify-images", Some(v.images));
     line.flag("--synonym-images", Some(v.synonym_images));
@@ -88,7 +91,7 @@ mod tests {
         let all = "erase-concept --model demo --concept x --kind object --seed 7 --preset paper --kept 0.98 --other-words 5 --edit 2 \
                    --repair-steps 9 --learning-rate 0.0003 --lambda 0.5 --batch-size 6 --score-batches 2 --memories 2 --memory-every 3 --margin \
                    0.25 --score-scope full --trim-scope T --train-scope full --project-scope selfattn --forget-latents 3 \
-                   --retain-latents 5 --data-steps 4 --scheduler ddim --guidance-scale 3.5 --verify-images 11 \
+                   --retain-latents 5 --data-steps 4 --scheduler ddim --dtype bf16 --guidance-scale 3.5 --verify-images 11 \
                    --synonym-images 12 --retain-images 13 --verify-steps 14 --verify-seed 15 \
                    --keep-images --show";
         let given: Vec<String> = all

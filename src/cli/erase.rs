@@ -8,7 +8,7 @@ use super::output::Display;
 use super::settings::settings;
 use super::stopwatch::Stopwatch;
 use super::training_pictures;
-use crate::checkpoint::{LoadedModel, ModelFiles, OutputFolder, load_model, save_model};
+use crate::checkpoint::{LoadedModel, Loading, ModelFiles, OutputFolder, load_model_with, save_model};
 use crate::erase::{self, Plan, Settings};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::{Result, audit, hub};
@@ -20,7 +20,8 @@ pub fn run(options: &EraseOptions, display: &mut Display) -> Result<ExitCode> {
     let settings = settings(options)?;
     let files = hub::resolve(&options.model)?;
     display.event(Event::Stage { name: "loading the model", steps: 1 });
-    let loaded = load_model(&files)?;
+    let exact = |name: &str| settings.changes(name);
+    let loaded = load_model_with(&files, &Loading { precision: options.precision, exact: &exact, beside: None })?;
     display.event(Event::Step { loss: None });
     let how = erase::plan(&loaded.model, &settings, options.budget)?;
     let evidence = Evidence::new(options, &files, &loaded)?;
@@ -31,7 +32,7 @@ pub fn run(options: &EraseOptions, display: &mut Display) -> Result<ExitCode> {
     check_interrupted()?;
     // only now, so that what is refused leaves nothing behind
     let folder = OutputFolder::create(&options.output, options.overwrite)?;
-    let cache = Cache::open(options.cache.as_deref(), &loaded, &options.concept, &settings, options.seed, how)?;
+    let cache = Cache::open(options, &loaded, &settings, how)?;
     work(options, &settings, &files, &loaded, &evidence, &cache, folder, display)
 }
 
@@ -61,12 +62,14 @@ fn work(
     }
     let before = evidence.look(&loaded.model, "before", folder.path(), &mut watch)?;
     // what is counted is what was written
-    let written = load_model(&ModelFiles::Folder(folder.path().to_path_buf()))?;
+    let exact = |name: &str| settings.changes(name);
+    let loading = Loading { precision: options.precision, exact: &exact, beside: Some((files, loaded)) };
+    let written = load_model_with(&ModelFiles::Folder(folder.path().to_path_buf()), &loading)?;
     let after = evidence.look(&written.model, "after", folder.path(), &mut watch)?;
     let moves = audit::moves(&before, &after);
     let report = evidence.report(settings, loaded, outcome, &before, &after, &moves);
     evidence.write(folder.path(), &report, loaded, &before, &after, &moves)?;
-    write_json(&folder.path().join("run.json"), &watch.record())?;
+    write_json(&folder.path().join("run.json"), &watch.record(options.precision))?;
     watch.event(Event::Stage { name: "moving the result into place", steps: 1 });
     folder.commit()?;
     watch.event(Event::Step { loss: None });
@@ -110,6 +113,7 @@ fn plan(
         "base_sha256": loaded.base_sha256,
         "preset": options.preset,
         "seed": options.seed,
+        "dtype": options.precision.name(),
         "settings": settings,
         "output": output,
         "memory_bytes": how.memory,

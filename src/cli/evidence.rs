@@ -1,7 +1,8 @@
 //! The erase job's evidence: the same prompts and seeds before and after, counted, drawn and written down.
 
+use super::checks::model_name;
 use super::command::command;
-use super::options::{EraseOptions, model_name};
+use super::options::EraseOptions;
 use crate::audit::html::EraseReport;
 use crate::audit::{
     ClassifierDetector, Comparison, Detector, DetectorRecord, Drift, Grid, GridRow, Infotext, Move, Report, SCHEMA,
@@ -143,6 +144,7 @@ impl<'a> Evidence<'a> {
             method: "scissorhands",
             preset: self.options.preset.clone(),
             seed: self.options.seed,
+            dtype: self.options.precision.name(),
             version: env!("CARGO_PKG_VERSION"),
             command: command(self.options),
             base_sha256: loaded.base_sha256.clone(),

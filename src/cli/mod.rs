@@ -3,6 +3,7 @@
 pub mod args;
 mod bench;
 mod cache;
+mod checks;
 mod command;
 mod erase;
 mod evidence;

@@ -1,12 +1,13 @@
 //! Raw flags to validated options: what a job is given. Nothing below knows clap.
 
 use super::args::{BenchArgs, EraseArgs, MethodArgs, RunArgs, SampleArgs, SamplingArgs, VerifyArgs};
+use super::checks::{at_least_one, check_output, fraction, model_name, precision};
 use super::output::Style;
 use crate::bench::Grid;
+use crate::checkpoint::Precision;
 use crate::concept::{Concept, Kind, nearest};
 use crate::diffusion::Sampler;
 use crate::erase::memory::Budget;
-use crate::erase::settings::MAX_COUNT;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -115,6 +116,8 @@ pub struct EraseOptions {
     pub cache: Option<PathBuf>,
     /// Memory that may be used.
     pub budget: Budget,
+    /// How weights are kept in memory.
+    pub precision: Precision,
 }
 
 /// The bench job.
@@ -130,6 +133,8 @@ pub struct BenchOptions {
     pub output: PathBuf,
     /// Memory that may be used.
     pub budget: Budget,
+    /// How weights are kept in memory.
+    pub precision: Precision,
 }
 
 /// The sample job.
@@ -155,6 +160,8 @@ pub struct SampleOptions {
     pub output: PathBuf,
     /// Whether a folder there is replaced.
     pub overwrite: bool,
+    /// How weights are kept in memory.
+    pub precision: Precision,
 }
 
 impl TryFrom<&RunArgs> for RunOptions {
@@ -171,13 +178,6 @@ impl TryFrom<&RunArgs> for RunOptions {
                 ),
                 false => format!("--device {device} is not a device; choose auto or cpu"),
             }));
-        }
-        let dtype = args.dtype.to_lowercase();
-        if !["f32", "fp32", "float32"].contains(&dtype.as_str()) {
-            return Err(Error::usage(format!(
-                "--dtype {dtype}: this version computes in f32 only (results are written in the model's own type); leave \
-                 --dtype out"
-            )));
         }
         if let Some(threads) = args.threads.filter(|threads| !(1..=MAX_THREADS).contains(threads)) {
             return Err(Error::usage(format!("--threads {threads} must lie between 1 and {MAX_THREADS}")));
@@ -307,6 +307,7 @@ impl TryFrom<&EraseArgs> for EraseOptions {
             dry_run: args.dry_run,
             cache: args.cache.clone(),
             budget: Budget { limit: args.run.memory_limit },
+            precision: precision(&args.run)?,
         })
     }
 }
@@ -320,6 +321,7 @@ impl TryFrom<&BenchArgs> for BenchOptions {
         let verify = VerifyOptions::new(&args.verify, &sampling)?;
         let output = args.output.clone().unwrap_or_else(|| PathBuf::from("bench").join(&grid.name));
         let budget = Budget { limit: args.run.memory_limit };
+        let precision = precision(&args.run)?;
         let mut jobs = Vec::new();
         for name in &args.concepts {
             let concept = Concept::resolve(name, None)?;
@@ -339,10 +341,11 @@ impl TryFrom<&BenchArgs> for BenchOptions {
                     dry_run: false,
                     cache: None,
                     budget,
+                    precision,
                 });
             }
         }
-        Ok(Self { grid, model: args.model.clone(), jobs, output, budget })
+        Ok(Self { grid, model: args.model.clone(), jobs, output, budget, precision })
     }
 }
 
@@ -371,52 +374,9 @@ impl TryFrom<&SampleArgs> for SampleOptions {
             batch_size: at_least_one("--batch-size", args.batch_size)?,
             output: output.unwrap_or_else(|| PathBuf::from("samples").join(format!("{}-s{seed}", model_name(&model)))),
             overwrite: args.overwrite,
+            precision: precision(&args.run)?,
             model,
             seed,
         })
-    }
-}
-
-/// The last part of a model's path or id, for file names and pictures' metadata.
-pub fn model_name(model: &str) -> String {
-    let name = Path::new(model).file_name().map(|name| name.to_string_lossy().into_owned());
-    name.or_else(|| {
-        let folder = std::fs::canonicalize(model).ok()?;
-        Some(folder.file_name()?.to_string_lossy().into_owned())
-    })
-    .unwrap_or_else(|| "model".into())
-    .replace(':', "-") // a drive's letter to some systems
-}
-
-fn at_least_one(flag: &str, value: usize) -> Result<usize> {
-    match value {
-        0 => Err(Error::usage(format!("{flag} must be at least 1"))),
-        1..=MAX_COUNT => Ok(value),
-        _ => Err(Error::usage(format!("{flag} {value} is more than {MAX_COUNT}"))),
-    }
-}
-
-/// Refuses an output that would replace what the job reads or keeps.
-fn check_output(output: &Path, overwrite: bool, others: [(&str, Option<&Path>); 2]) -> Result<()> {
-    let Ok(real) = std::fs::canonicalize(output) else { return Ok(()) };
-    for (flag, other) in others {
-        let inside =
-            other.and_then(|path| std::fs::canonicalize(path).ok()).is_some_and(|path| path.starts_with(&real));
-        if overwrite && inside {
-            return Err(Error::usage(format!(
-                "--output {} holds what {flag} names, which would be replaced; choose another --output",
-                output.display()
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn fraction(flag: &str, value: Option<f64>) -> Result<Option<f64>> {
-    match value {
-        Some(value) if !(0.0..=1.0).contains(&value) => {
-            Err(Error::usage(format!("{flag} {value} must lie between 0 and 1 (0.05 means 5 %)")))
-        }
-        _ => Ok(value),
     }
 }

@@ -1,10 +1,11 @@
 //! `erase-concept sample`: prompts to pictures, each of which can be made again alone.
 
 use super::ExitCode;
-use super::options::{SampleOptions, model_name};
+use super::checks::model_name;
+use super::options::SampleOptions;
 use super::output::Display;
 use crate::audit::{Infotext, encode_png, to_images};
-use crate::checkpoint::{OutputFolder, load_model, write_file};
+use crate::checkpoint::{Loading, OutputFolder, load_model_with, write_file};
 use crate::diffusion::{Schedule, timesteps};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::{Result, hub, sd};
@@ -26,7 +27,8 @@ struct Picture<'a> {
 pub fn run(options: &SampleOptions, display: &mut Display) -> Result<ExitCode> {
     let files = hub::resolve(&options.model)?;
     display.event(Event::Stage { name: "loading the model", steps: 1 });
-    let loaded = load_model(&files)?;
+    let exact = |_: &str| false;
+    let loaded = load_model_with(&files, &Loading { precision: options.precision, exact: &exact, beside: None })?;
     display.event(Event::Step { loss: None });
     let model = &loaded.model;
 

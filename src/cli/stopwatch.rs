@@ -1,6 +1,7 @@
 //! How long each stage takes.
 
 use crate::audit::{RunRecord, peak_memory};
+use crate::checkpoint::Precision;
 use crate::nn::Instructions;
 use crate::progress::{Event, Progress};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -20,7 +21,7 @@ impl<'a> Stopwatch<'a> {
     }
 
     /// What `run.json` holds; the last stage ends now.
-    pub fn record(&self) -> RunRecord {
+    pub fn record(&self, precision: Precision) -> RunRecord {
         let now = Instant::now();
         let ends = self.stages.iter().skip(1).map(|(_, at)| *at).chain([now]);
         let seconds = self.stages.iter().zip(ends).map(|((name, at), end)| (name.clone(), (end - *at).as_secs_f64()));
@@ -34,6 +35,7 @@ impl<'a> Stopwatch<'a> {
             peak_memory_bytes: peak_memory(),
             threads: rayon::current_num_threads(),
             instructions: Instructions::used().name(),
+            dtype: precision.name(),
             command: std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect(),
         }
     }

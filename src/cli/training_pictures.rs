@@ -1,6 +1,6 @@
 //! `--keep-images`: the training latents as pictures. Without the flag they are never decoded.
 
-use super::options::model_name;
+use super::checks::model_name;
 use crate::audit::{Infotext, encode_png, to_images};
 use crate::checkpoint::{LoadedModel, write_file};
 use crate::erase::{Data, Settings};

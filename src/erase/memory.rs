@@ -41,7 +41,7 @@ impl Need {
         size: (usize, usize),
         shares: Shares,
     ) -> Self {
-        let weights = F32 * model.parameters() as u64;
+        let weights = model.bytes() as u64;
         let rows = |rows: usize| rows as u64;
         let batch = rows(settings.forget_batch) + rows(settings.retain_batch);
         // of shares side by side, as many are in memory as there are threads

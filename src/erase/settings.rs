@@ -194,6 +194,11 @@ pub const PRESETS: [(&str, &str); 3] = [
 ];
 
 impl Settings {
+    /// Whether a stage scores, trims or trains the parameter of this name.
+    pub fn changes(&self, name: &str) -> bool {
+        [&self.score_scope, &self.trim_scope, &self.train_scope].iter().any(|scope| scope.contains(name))
+    }
+
     /// A preset.
     ///
     /// # Errors

@@ -24,7 +24,8 @@ pub struct ParamStore {
 pub type Shapes = BTreeMap<String, Vec<usize>>;
 
 impl ParamStore {
-    /// A store in which every parameter is frozen. Tensors are expected in `f32`.
+    /// A store in which every parameter is frozen. Tensors are expected in `f32`; matrices and convolutions may be
+    /// `bf16`.
     pub fn new(tensors: BTreeMap<String, Tensor>) -> Self {
         Self { tensors, ..Self::default() }
     }
@@ -46,11 +47,14 @@ impl ParamStore {
     /// Makes the named parameters trainable (copies each into a [`Var`]); networks must be built after this.
     ///
     /// # Errors
-    /// If a name is not in the store.
+    /// If a name is not in the store, or its parameter is not kept in `f32`.
     pub fn make_trainable<S: AsRef<str>>(&mut self, names: impl IntoIterator<Item = S>) -> Result<()> {
         for name in names {
             let name = name.as_ref();
             let tensor = self.get(name)?;
+            if tensor.dtype() == DType::BF16 {
+                return Err(Error::Weights(format!("{name} is kept in bf16, and cannot be trained")));
+            }
             let var = Var::from_tensor(tensor)?;
             self.tensors.insert(name.to_string(), var.as_tensor().clone());
             self.vars.insert(name.to_string(), var);
@@ -85,9 +89,9 @@ impl ParamStore {
         &self.tensors
     }
 
-    /// Numbers in all parameters together.
-    pub fn elements(&self) -> usize {
-        self.tensors.values().map(Tensor::elem_count).sum()
+    /// Bytes of all parameters together.
+    pub fn bytes(&self) -> usize {
+        self.tensors.values().map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum()
     }
 
     /// The trainable parameters, in order of name.

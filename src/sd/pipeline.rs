@@ -6,6 +6,7 @@ use crate::nn::{ParamStore, by_rows};
 use crate::progress::check_interrupted;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
+use std::sync::Arc;
 
 /// What is said where a number left what `f32` can hold.
 const NOT_FINITE: &str = "the model's picture became NaN or infinite: its configs may not fit its weights, or the guidance \
@@ -21,13 +22,13 @@ pub struct StableDiffusion {
     /// Prompts to token ids.
     pub tokenizer: Tokenizer,
     /// Token ids to embeddings; always frozen.
-    pub text_encoder: TextEncoder,
+    pub text_encoder: Arc<TextEncoder>,
     /// The UNet's architecture.
     pub unet_config: UnetConfig,
     /// The UNet's parameters.
     pub unet_params: ParamStore,
     /// Pictures to latents and back; always frozen.
-    pub vae: Vae,
+    pub vae: Arc<Vae>,
     /// The noise schedule and default sampler.
     pub scheduler: SchedulerConfig,
 }
@@ -59,9 +60,9 @@ impl StableDiffusion {
         Ok(Tensor::cat(&parts, 0)?.detach())
     }
 
-    /// Parameters of all networks.
-    pub fn parameters(&self) -> usize {
-        self.unet_params.elements() + self.text_encoder.parameters() + self.vae.parameters()
+    /// Bytes of all networks' parameters.
+    pub fn bytes(&self) -> usize {
+        self.unet_params.bytes() + self.text_encoder.bytes() + self.vae.bytes()
     }
 
     /// The UNet for sampling: it never records a graph.

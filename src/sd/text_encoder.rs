@@ -2,7 +2,7 @@
 
 use crate::nn::{LayerNorm, Linear, ParamPath, ParamStore, add, attention, gelu, quick_gelu};
 use crate::{Error, Result};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
 /// `text_encoder/config.json`.
@@ -121,7 +121,7 @@ pub struct TextEncoder {
     final_layer_norm: LayerNorm,
     text_projection: Option<Linear>,
     config: TextEncoderConfig,
-    parameters: usize,
+    bytes: usize,
 }
 
 /// What the encoder computed of some prompts.
@@ -181,20 +181,21 @@ impl TextEncoder {
         let encoder = Self {
             token_embedding: embeddings.get(&[c.vocab_size, c.hidden_size], "token_embedding.weight")?,
             position_embedding: embeddings
-                .get(&[c.max_position_embeddings, c.hidden_size], "position_embedding.weight")?,
+                .get(&[c.max_position_embeddings, c.hidden_size], "position_embedding.weight")?
+                .to_dtype(DType::F32)?,
             layers: (0..c.num_hidden_layers).map(|i| EncoderLayer::new(c, layers.pp(i))).collect::<Result<_>>()?,
             final_layer_norm: LayerNorm::new(c.hidden_size, c.layer_norm_eps, model.pp("final_layer_norm"))?,
             text_projection: projection.transpose()?,
             config: c.clone(),
-            parameters: params.elements(),
+            bytes: params.bytes(),
         };
         loader.finish("text encoder")?;
         Ok(encoder)
     }
 
-    /// How many parameters it has.
-    pub fn parameters(&self) -> usize {
-        self.parameters
+    /// Bytes of its parameters.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Its config.
@@ -205,7 +206,7 @@ impl TextEncoder {
     /// The mean of some tokens' embeddings before the first layer, `(1, hidden)`.
     pub fn mean_token(&self, ids: &[u32]) -> Result<Tensor> {
         let index = Tensor::new(ids, &Device::Cpu)?;
-        Ok(self.token_embedding.index_select(&index, 0)?.mean_keepdim(0)?)
+        Ok(self.token_embedding.index_select(&index, 0)?.to_dtype(DType::F32)?.mean_keepdim(0)?)
     }
 
     /// The last hidden state after the final norm.
@@ -248,7 +249,8 @@ impl TextEncoder {
             )));
         }
         let index = Tensor::from_vec(flat, batch * length, &Device::Cpu)?;
-        let tokens = self.token_embedding.index_select(&index, 0)?.reshape((batch, length, ()))?;
+        let tokens = self.token_embedding.index_select(&index, 0)?.to_dtype(DType::F32)?;
+        let tokens = tokens.reshape((batch, length, ()))?;
         let mut x = tokens.broadcast_add(&self.position_embedding.narrow(0, 0, length)?)?; // (B, L, hidden)
         let mut before = x.clone();
         for layer in &self.layers {

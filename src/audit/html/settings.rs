@@ -45,6 +45,7 @@ fn run(r: &EraseReport<'_>) -> Markup {
         ("method", cell(report.method)),
         ("preset", cell(&report.preset)),
         ("seed", cell(report.seed.to_string())),
+        ("weights in memory", cell(report.dtype)),
         ("program", cell(format!("erase-concept {}", report.version))),
         ("report's layout", cell(report.schema)),
     ];

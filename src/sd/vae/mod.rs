@@ -198,7 +198,7 @@ pub struct Vae {
     quant_conv: Option<Conv2d>,
     post_quant_conv: Option<Conv2d>,
     config: VaeConfig,
-    parameters: usize,
+    bytes: usize,
 }
 
 impl Vae {
@@ -219,15 +219,15 @@ impl Vae {
             quant_conv: quant.transpose()?,
             post_quant_conv: post.transpose()?,
             config: c.clone(),
-            parameters: params.elements(),
+            bytes: params.bytes(),
         };
         loader.finish("vae")?;
         Ok(vae)
     }
 
-    /// How many parameters it has.
-    pub fn parameters(&self) -> usize {
-        self.parameters
+    /// Bytes of its parameters.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Mean and log-variance of the latents, unscaled; the log-variance is clamped to -30..20.

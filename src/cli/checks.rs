@@ -1,0 +1,56 @@
+//! What single flags may say, and what is said where they say something else.
+
+use super::args::RunArgs;
+use crate::checkpoint::Precision;
+use crate::erase::settings::MAX_COUNT;
+use crate::{Error, Result};
+use std::path::Path;
+
+/// What `--dtype` says.
+pub(super) fn precision(args: &RunArgs) -> Result<Precision> {
+    args.dtype.parse().map_err(|error| Error::usage(format!("--dtype {error} (the result has the model's own type)")))
+}
+
+/// The last part of a model's path or id, for file names and pictures' metadata.
+pub fn model_name(model: &str) -> String {
+    let name = Path::new(model).file_name().map(|name| name.to_string_lossy().into_owned());
+    name.or_else(|| {
+        let folder = std::fs::canonicalize(model).ok()?;
+        Some(folder.file_name()?.to_string_lossy().into_owned())
+    })
+    .unwrap_or_else(|| "model".into())
+    .replace(':', "-") // a drive's letter to some systems
+}
+
+pub(super) fn at_least_one(flag: &str, value: usize) -> Result<usize> {
+    match value {
+        0 => Err(Error::usage(format!("{flag} must be at least 1"))),
+        1..=MAX_COUNT => Ok(value),
+        _ => Err(Error::usage(format!("{flag} {value} is more than {MAX_COUNT}"))),
+    }
+}
+
+/// Refuses an output that would replace what the job reads or keeps.
+pub(super) fn check_output(output: &Path, overwrite: bool, others: [(&str, Option<&Path>); 2]) -> Result<()> {
+    let Ok(real) = std::fs::canonicalize(output) else { return Ok(()) };
+    for (flag, other) in others {
+        let inside =
+            other.and_then(|path| std::fs::canonicalize(path).ok()).is_some_and(|path| path.starts_with(&real));
+        if overwrite && inside {
+            return Err(Error::usage(format!(
+                "--output {} holds what {flag} names, which would be replaced; choose another --output",
+                output.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn fraction(flag: &str, value: Option<f64>) -> Result<Option<f64>> {
+    match value {
+        Some(value) if !(0.0..=1.0).contains(&value) => {
+            Err(Error::usage(format!("{flag} {value} must lie between 0 and 1 (0.05 means 5 %)")))
+        }
+        _ => Ok(value),
+    }
+}
