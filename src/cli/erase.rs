@@ -117,11 +117,12 @@ fn plan(
         "settings": settings,
         "output": output,
         "memory_bytes": how.memory,
-        "checkpointing": how.checkpointing,
+        "checkpointing": how.thrift.checkpointing,
+        "single_rows": how.thrift.single_rows,
     });
     let text = format!(
         "would erase '{}' ({}) from {} with preset {}, seed {}:\n  {} forget and {} retain latents in {} steps each, {} \
-         score batches, {} repair steps\n  {} + {} + {} verification pictures before and after\n  about {:.1} GiB of memory{}\n  result in \
+         score batches, {} repair steps\n  {} + {} + {} verification pictures before and after\n  about {:.1} GiB of memory{}{}\n  result in \
          {output}",
         concept.name,
         concept.kind,
@@ -137,7 +138,8 @@ fn plan(
         if concept.verify.synonyms.is_empty() { 0 } else { options.verify.synonym_images },
         options.verify.retain_images,
         how.memory as f64 / f64::from(1 << 30),
-        if how.checkpointing { ", with blocks computed again in the backward pass to save more" } else { "" },
+        if how.thrift.single_rows { ", rows of a batch one by one" } else { "" },
+        if how.thrift.checkpointing { ", blocks computed again in the backward pass" } else { "" },
     );
     display.result(&value, &text);
     Ok(ExitCode::Done)

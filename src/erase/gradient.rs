@@ -2,6 +2,7 @@
 //! all threads, where they are large, so that no more than a share's graph is in memory.
 
 use super::batch::Batch;
+use super::memory::Thrift;
 use super::student::Student;
 use crate::Result;
 use crate::nn::{Gradients, ParamStore, accumulate, side_by_side};
@@ -22,8 +23,8 @@ pub struct Trained<'a> {
     pub unet: &'a Unet,
     /// Its parameters.
     pub params: &'a ParamStore,
-    /// Whether blocks are computed again in the backward pass, to save memory.
-    pub checkpointing: bool,
+    /// What is done to save memory.
+    pub thrift: Thrift,
 }
 
 /// How batches are cut.
@@ -33,9 +34,24 @@ pub struct Shares {
     pub count: usize,
     /// Whether they are worked on at the same time.
     pub side_by_side: bool,
+    /// Whether each is a single row, of one batch alone.
+    single: bool,
 }
 
 impl Shares {
+    /// The rows of share `i` of each batch; with [`Thrift::single_rows`], all but one are empty.
+    pub fn rows<const N: usize>(self, sizes: [usize; N], i: usize) -> [Range<usize>; N] {
+        if !self.single {
+            return sizes.map(|size| size * i / self.count..size * (i + 1) / self.count);
+        }
+        let mut before = 0;
+        sizes.map(|size| {
+            let row = i.wrapping_sub(before);
+            before += size;
+            if row < size { row..row + 1 } else { 0..0 }
+        })
+    }
+
     /// `one` of every share, each given to `take` in the order of the shares.
     ///
     /// # Errors
@@ -55,16 +71,14 @@ impl Shares {
     }
 }
 
-/// How batches of these sizes are cut: every share has rows of each. Depends on the sizes alone.
-pub fn shares(sizes: &[usize], pixels: usize) -> Shares {
+/// How batches of these sizes are cut: every share has rows of each, unless memory asks for single rows (of large latents; small
+/// ones take little). Depends on the sizes alone.
+pub fn shares(sizes: &[usize], pixels: usize, thrift: Thrift) -> Shares {
     let (rows, smallest) = (sizes.iter().sum::<usize>(), sizes.iter().copied().min().unwrap_or(0));
     let small = pixels <= SMALL;
-    Shares { count: if small { rows.div_ceil(ROWS) } else { rows }.min(smallest).max(1), side_by_side: small }
-}
-
-/// The rows of share `i` of `shares` of a batch of `size`.
-pub fn rows(size: usize, i: usize, shares: usize) -> Range<usize> {
-    size * i / shares..size * (i + 1) / shares
+    let single = thrift.single_rows && !small;
+    let count = if small { rows.div_ceil(ROWS) } else { rows };
+    Shares { count: if single { rows } else { count.min(smallest) }.max(1), side_by_side: small, single }
 }
 
 /// These rows of a tensor.
@@ -82,7 +96,7 @@ pub fn gradients<R: Send>(
     loss: impl Fn(usize, &Student<'_>) -> Result<(Tensor, R)> + Send + Sync,
 ) -> Result<(Gradients, Vec<R>)> {
     let one = |i: usize| {
-        let student = Student::new(trained.unet, trained.checkpointing);
+        let student = Student::new(trained.unet, trained.thrift.checkpointing);
         let (loss, found) = loss(i, &student)?;
         Ok((student.backward(loss, trained.params)?, found))
     };
@@ -103,9 +117,10 @@ pub fn of_batch(
 ) -> Result<(Gradients, f64)> {
     let n = batch.t.len();
     let (_, _, height, width) = batch.noisy.dims4()?;
-    let shares = shares(&[n], height * width);
+    let shares = shares(&[n], height * width, trained.thrift);
     let (gradients, losses) = gradients(shares, trained, |i, student| {
-        let part = batch.rows(&rows(n, i, shares.count))?;
+        let [rows] = shares.rows([n], i);
+        let part = batch.rows(&rows)?;
         let loss = (loss(&part, student)? * (part.t.len() as f64 / n as f64))?;
         let value = f64::from(loss.to_scalar::<f32>()?);
         Ok((loss, value))
@@ -125,16 +140,30 @@ mod tests {
     #[test]
     fn shares_cover_every_row_once_and_have_rows_of_each_batch() {
         for (sizes, expected) in [(vec![4, 12], 4), (vec![1, 40], 1), (vec![16, 16], 8), (vec![3], 1), (vec![9], 3)] {
-            let Shares { count, side_by_side } = shares(&sizes, 256);
-            assert!(side_by_side);
-            assert_eq!(count, expected, "{sizes:?}");
+            let shares = shares(&sizes, 256, Thrift::default());
+            assert!(shares.side_by_side);
+            assert_eq!(shares.count, expected, "{sizes:?}");
             for size in sizes {
-                let covered: Vec<usize> = (0..count).flat_map(|i| rows(size, i, count)).collect();
+                let rows = |i| shares.rows([size], i)[0].clone();
+                let covered: Vec<usize> = (0..shares.count).flat_map(rows).collect();
                 assert_eq!(covered, (0..size).collect::<Vec<_>>());
-                assert!((0..count).all(|i| !rows(size, i, count).is_empty()));
+                assert!((0..shares.count).all(|i| !rows(i).is_empty()));
             }
         }
-        let large = Shares { count: 4, side_by_side: false };
-        assert_eq!(shares(&[4, 12], 64 * 64), large, "large latents are work enough for all threads together");
+        let large = shares(&[4, 12], 64 * 64, Thrift::default());
+        assert_eq!(
+            (large.count, large.side_by_side),
+            (4, false),
+            "large latents are work enough for all threads together"
+        );
+    }
+
+    #[test]
+    fn single_rows_are_each_batchs_in_turn() {
+        let thrift = Thrift { single_rows: true, ..Thrift::default() };
+        assert_eq!(shares(&[2, 3], 256, thrift), shares(&[2, 3], 256, Thrift::default()), "small latents take little");
+        let shares = shares(&[2, 3], 64 * 64, thrift);
+        let rows: Vec<_> = (0..shares.count).map(|i| shares.rows([2, 3], i)).collect();
+        assert_eq!(rows, [[0..1, 0..0], [1..2, 0..0], [0..0, 0..1], [0..0, 1..2], [0..0, 2..3]]);
     }
 }

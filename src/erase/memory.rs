@@ -1,10 +1,11 @@
 //! How much memory an erasure takes, and whether its graph must be kept block by block.
 
-use super::gradient::Shares;
+use super::gradient;
 use super::settings::Settings;
 use crate::nn::ParamStore;
 use crate::sd::{Footprint, StableDiffusion};
 use crate::{Error, Result};
+use serde::Serialize;
 
 /// Bytes of a number.
 const F32: u64 = 4;
@@ -23,14 +24,28 @@ pub struct Budget {
     pub limit: Option<u64>,
 }
 
-/// What an erasure takes, in bytes, all in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Need {
-    /// With the whole graph in memory.
-    pub dense: u64,
-    /// With checkpoints.
-    pub checkpointed: u64,
+/// What is done to save memory, at the price of time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Thrift {
+    /// Whether blocks are computed again in the backward pass.
+    pub checkpointing: bool,
+    /// Whether the rows of a batch of large latents are worked on one by one.
+    pub single_rows: bool,
 }
+
+impl Thrift {
+    /// All that can be done, the fastest first.
+    const ALL: [Self; 4] =
+        [Self::with(false, false), Self::with(false, true), Self::with(true, false), Self::with(true, true)];
+
+    const fn with(checkpointing: bool, single_rows: bool) -> Self {
+        Self { checkpointing, single_rows }
+    }
+}
+
+/// What an erasure takes, in bytes, all in, with each of [`Thrift::ALL`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Need([u64; 4]);
 
 impl Need {
     /// Of a job with these numbers of scored and trained parameters, on latents of `size`.
@@ -38,46 +53,45 @@ impl Need {
         model: &StableDiffusion,
         settings: &Settings,
         (scored, trained): (u64, u64),
-        size: (usize, usize),
-        shares: Shares,
+        (height, width): (usize, usize),
     ) -> Self {
         let weights = model.bytes() as u64;
-        let rows = |rows: usize| rows as u64;
-        let batch = rows(settings.forget_batch) + rows(settings.retain_batch);
-        // of shares side by side, as many are in memory as there are threads
-        let threads = if shares.side_by_side { rayon::current_num_threads().min(shares.count) } else { 1 };
-        let at_once = batch.div_ceil(shares.count.max(1) as u64) * threads as u64;
-        let graph = |footprint: &Footprint, checkpointing: bool| {
-            let per_row = if checkpointing { footprint.checkpointed() } else { footprint.dense() };
-            F32 * per_row * at_once * (16 + BACKWARD) / 16
+        let footprint = Footprint::new(&model.unet_config, (height, width));
+        let sizes = [settings.forget_batch, settings.retain_batch];
+        let graph = |thrift: Thrift| {
+            let shares = gradient::shares(&sizes, height * width, thrift);
+            // of shares side by side, as many are in memory as there are threads
+            let threads = if shares.side_by_side { rayon::current_num_threads().min(shares.count) } else { 1 };
+            let rows = (sizes.iter().sum::<usize>().div_ceil(shares.count) * threads) as u64;
+            let per_row = if thrift.checkpointing { footprint.checkpointed() } else { footprint.dense() };
+            F32 * per_row * rows * (16 + BACKWARD) / 16
         };
         // scoring: a copy of the scope, its sums (twice with contrast) and gradients
         let sums = if settings.contrast { 2 } else { 1 };
         let scoring = F32 * scored * (2 + sums);
         // repair: a copy, Adam's two moments, the gradients of a share and of the batch, the memories, and a projected copy
         let repair = F32 * trained * (5 + settings.projection.memories as u64 + 1);
-        let footprint = Footprint::new(&model.unet_config, size);
-        let all = |checkpointing| OVERHEAD + weights + scoring.max(repair) + graph(&footprint, checkpointing);
-        Self { dense: all(false), checkpointed: all(true) }
+        Self(Thrift::ALL.map(|thrift| OVERHEAD + weights + scoring.max(repair) + graph(thrift)))
     }
 
-    /// Whether to checkpoint under this budget.
+    /// The fastest way within this budget, and what it takes.
     ///
     /// # Errors
     /// If the user's limit cannot be met: how much is needed, and what to lower.
-    pub fn checkpointing(&self, budget: Budget) -> Result<bool> {
-        let Some(limit) = budget.limit else {
-            return Ok(machine().is_some_and(|bytes| self.dense > bytes / 10 * SHARE));
-        };
-        if self.checkpointed > limit {
-            return Err(Error::usage(format!(
-                "--memory-limit {} is too little: this job needs about {}; raise the limit, lower --batch-size, or train \
-                 fewer parameters (--train-scope, --score-scope)",
+    pub fn within(&self, budget: Budget) -> Result<(Thrift, u64)> {
+        let ways = || Thrift::ALL.into_iter().zip(self.0);
+        let limit = budget.limit.or_else(|| Some(machine()? / 10 * SHARE)).unwrap_or(u64::MAX);
+        let least = ways().min_by_key(|(_, need)| *need).unwrap_or_default();
+        match ways().find(|(_, need)| *need <= limit) {
+            Some(way) => Ok(way),
+            None if budget.limit.is_none() => Ok(least),
+            None => Err(Error::usage(format!(
+                "--memory-limit {} is too little: this job needs about {}; raise the limit, keep frozen weights in half the memory \
+                 (--dtype bf16), or train fewer parameters (--train-scope, --score-scope)",
                 gib(limit),
-                gib(self.checkpointed)
-            )));
+                gib(least.1)
+            ))),
         }
-        Ok(self.dense > limit)
     }
 }
 
@@ -142,17 +156,18 @@ mod tests {
     }
 
     #[test]
-    fn checkpoints_are_kept_when_the_limit_asks_for_it_and_too_low_a_limit_says_what_is_needed() {
-        let need = Need { dense: 6 << 30, checkpointed: 4 << 30 };
-        let under = |gib: u64| need.checkpointing(Budget { limit: Some(gib << 30) });
-        assert!(!under(6).unwrap());
-        assert!(under(5).unwrap());
-        assert!(under(4).unwrap());
+    fn the_fastest_way_within_the_limit_is_taken_and_too_low_a_limit_says_what_is_needed() {
+        let need = Need([9 << 30, 7 << 30, 6 << 30, 4 << 30]);
+        let under = |gib: u64| need.within(Budget { limit: Some(gib << 30) });
+        for (limit, way) in [(u64::MAX >> 30, 0), (9, 0), (8, 1), (7, 1), (6, 2), (5, 3), (4, 3)] {
+            assert_eq!(under(limit).unwrap(), (Thrift::ALL[way], need.0[way]), "{limit} GiB");
+        }
         let message = under(3).unwrap_err().to_string();
         assert!(
-            message.contains("3.0GiB") && message.contains("4.0GiB") && message.contains("--batch-size"),
+            message.contains("3.0GiB") && message.contains("4.0GiB") && message.contains("--dtype bf16"),
             "{message}"
         );
-        assert!(!need.checkpointing(Budget { limit: Some(u64::MAX) }).unwrap());
+        // where checkpoints save nothing, they are not taken
+        assert_eq!(Need([5, 5, 7, 6]).within(Budget { limit: Some(5) }).unwrap().0, Thrift::default());
     }
 }

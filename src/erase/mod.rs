@@ -35,7 +35,7 @@ use crate::progress::{Event, Progress, check_interrupted};
 use crate::sd::{StableDiffusion, Unet};
 use batch::Loader;
 use candle_core::Tensor;
-use memory::{Budget, Need};
+use memory::{Budget, Need, Thrift};
 use repair::{Embeddings, Repair};
 use settings::ScoreLoss;
 use std::collections::BTreeMap;
@@ -81,8 +81,8 @@ impl Scopes {
 /// How a job is to be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    /// Whether blocks are computed again in the backward pass, to save memory; the result is the same.
-    pub checkpointing: bool,
+    /// What is done to save memory; the result is the same but for rounding.
+    pub thrift: Thrift,
     /// The memory that it takes, about, all in.
     pub memory: u64,
 }
@@ -96,11 +96,10 @@ pub fn plan(model: &StableDiffusion, settings: &Settings, budget: Budget) -> Res
     diffusion::timesteps(settings.data.sampler, &Schedule::new(&model.scheduler)?, settings.data.steps)?;
     let scopes = Scopes::new(settings, &model.unet_params)?;
     let count = |names: &[String]| memory::count(&model.unet_params, names);
-    let (side, batches) = (model.latent_size(), [settings.forget_batch, settings.retain_batch]);
-    let shares = gradient::shares(&batches, side * side);
-    let need = Need::new(model, settings, (count(&scopes.score), count(&scopes.train)), (side, side), shares);
-    let checkpointing = need.checkpointing(budget)?;
-    Ok(Plan { checkpointing, memory: if checkpointing { need.checkpointed } else { need.dense } })
+    let side = model.latent_size();
+    let need = Need::new(model, settings, (count(&scopes.score), count(&scopes.train)), (side, side));
+    let (thrift, memory) = need.within(budget)?;
+    Ok(Plan { thrift, memory })
 }
 
 /// Scores, trims and repairs `model`'s UNet, which itself is left as it is.
@@ -116,7 +115,6 @@ pub fn scissorhands(
     plan: Plan,
     progress: &mut dyn Progress,
 ) -> Result<Outcome> {
-    let checkpointing = plan.checkpointing;
     settings.check()?;
     let base = &model.unet_params;
     let scopes = Scopes::new(settings, base)?;
@@ -140,7 +138,7 @@ pub fn scissorhands(
         let mut params = base.clone();
         params.make_trainable(&scopes.score)?;
         let unet = Unet::new(&model.unet_config, &params)?;
-        let trained = gradient::Trained { unet: &unet, params: &params, checkpointing };
+        let trained = gradient::Trained { unet: &unet, params: &params, thrift: plan.thrift };
         let passes = if settings.contrast { 2 } else { 1 };
         progress.event(Event::Stage { name: "scoring", steps: passes * settings.score_batches });
         let mut noise = stream(1);
@@ -207,7 +205,7 @@ pub fn scissorhands(
         settings,
         context: context.as_ref(),
         project: &scopes.project,
-        checkpointing,
+        thrift: plan.thrift,
     };
     let losses = repair.run(&mut stream(3), progress)?;
 

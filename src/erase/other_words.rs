@@ -17,6 +17,7 @@
 use super::batch::Batch;
 use super::data::Latents;
 use super::gradient::{self, narrow};
+use super::memory::Thrift;
 use super::settings::Settings;
 use crate::Result;
 use crate::concept::{Concept, normal};
@@ -183,9 +184,9 @@ fn probes(forget: &Latents, rows: &[usize], schedule: &Schedule, noise: &mut Gen
 fn predict(model: &StableDiffusion, unet: &Unet, batch: &Batch, texts: &[String]) -> Result<Tensor> {
     let context = model.embed(texts)?;
     let (_, _, height, width) = batch.noisy.dims4()?;
-    let shares = gradient::shares(&[texts.len()], height * width);
+    let shares = gradient::shares(&[texts.len()], height * width, Thrift::default());
     let part = |i: usize| {
-        let rows = gradient::rows(texts.len(), i, shares.count);
+        let [rows] = shares.rows([texts.len()], i);
         unet.forward(&narrow(&batch.noisy, &rows)?, &batch.t[rows.clone()], &narrow(&context, &rows)?)
     };
     let mut parts = Vec::with_capacity(shares.count);

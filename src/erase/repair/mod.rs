@@ -1,20 +1,23 @@
 //! Repair: the trimmed model is trained on the retain data, and away from the concept, with projected gradients.
 
+mod objective;
+
 use super::adam::Adam;
 use super::batch::{Batch, Loader};
 use super::context::KeptContext;
 use super::data::Data;
 use super::gradient::{self, Trained};
-use super::loss::{denoising, mse};
+use super::loss::denoising;
+use super::memory::Thrift;
 use super::project::project;
-use super::settings::{ForgetTerm, RetainTarget, Settings, Teacher};
-use super::student::{Predictor, Student};
+use super::settings::Settings;
 use crate::Result;
 use crate::diffusion::{Generator, Schedule};
 use crate::nn::{Gradients, ParamStore};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::sd::{Unet, UnetConfig};
 use candle_core::Tensor;
+use objective::{Part, Term};
 use serde::{Deserialize, Serialize};
 
 /// What one repair step saw; part of the report.
@@ -64,8 +67,8 @@ pub struct Repair<'a> {
     pub context: Option<&'a KeptContext>,
     /// Names over which the gradients are projected.
     pub project: &'a [String],
-    /// Whether blocks are computed again in the backward pass, to save memory.
-    pub checkpointing: bool,
+    /// What is done to save memory.
+    pub thrift: Thrift,
 }
 
 impl Repair<'_> {
@@ -107,7 +110,7 @@ impl Repair<'_> {
     }
 
     fn trained<'u>(&'u self, unet: &'u Unet) -> Trained<'u> {
-        Trained { unet, params: self.params, checkpointing: self.checkpointing }
+        Trained { unet, params: self.params, thrift: self.thrift }
     }
 
     fn memory_is_due(&self, step: usize) -> bool {
@@ -144,20 +147,25 @@ impl Repair<'_> {
         f: &Batch,
         r: &Batch,
     ) -> Result<(Gradients, StepRecord)> {
-        let (n_f, n_r) = (f.t.len(), r.t.len());
+        let sizes = [f.t.len(), r.t.len()];
         let (_, _, height, width) = f.noisy.dims4()?;
-        let shares = gradient::shares(&[n_f, n_r], height * width);
+        let shares = gradient::shares(&sizes, height * width, self.thrift);
         let retain_context = self.retain_context(r)?;
         let (gradients, parts) = gradient::gradients(shares, self.trained(student), |i, student| {
-            let count = shares.count;
-            let (rows_f, rows_r) = (gradient::rows(n_f, i, count), gradient::rows(n_r, i, count));
-            let retain =
-                Part { batch: r.rows(&rows_r)?, context: gradient::narrow(&retain_context, &rows_r)?, of: n_r };
-            let f = f.rows(&rows_f)?;
-            let anchors = f.context(&self.embeddings.anchors)?;
-            let forget = Part { context: f.context(&self.embeddings.forget)?, batch: f, of: n_f };
-            let (forget_target, retain_target) = self.targets(base, current, &forget, &anchors, &retain)?;
-            self.loss(student, (&forget, &forget_target), (&retain, &retain_target))
+            let [rows_f, rows_r] = shares.rows(sizes, i);
+            let mut parts = Vec::with_capacity(2);
+            if !rows_f.is_empty() {
+                let batch = f.rows(&rows_f)?;
+                let (context, anchors) =
+                    (batch.context(&self.embeddings.forget)?, batch.context(&self.embeddings.anchors)?);
+                parts.push(Part { term: Term::Forget { anchors }, batch, context, of: sizes[0] });
+            }
+            if !rows_r.is_empty() {
+                let (batch, context) = (r.rows(&rows_r)?, gradient::narrow(&retain_context, &rows_r)?);
+                parts.push(Part { term: Term::Retain, batch, context, of: sizes[1] });
+            }
+            let targets = self.targets(base, current, &parts)?;
+            self.loss(student, &parts, &targets)
         })?;
         let mut record = StepRecord::default();
         for (retain, forget) in parts {
@@ -165,82 +173,6 @@ impl Repair<'_> {
             record.forget += forget;
         }
         Ok((gradients, record))
-    }
-
-    /// What the forget and the retain rows are compared with, without a graph.
-    fn targets(&self, base: &Unet, current: &Unet, f: &Part, anchors: &Tensor, r: &Part) -> Result<(Tensor, Tensor)> {
-        let s = self.settings;
-        let anchor = s.forget_term == ForgetTerm::Anchor;
-        let teacher = if s.teacher == Teacher::Base { base } else { current };
-        let pushed = |to: Tensor| -> Result<Tensor> {
-            if s.push == 0.0 {
-                return Ok(to);
-            }
-            let from = teacher.forward(&f.batch.noisy, &f.batch.t, &f.context)?;
-            Ok(((&to * (1.0 + s.push))? - (from * s.push)?)?)
-        };
-        if (anchor, s.teacher, s.retain_target) == (true, Teacher::Base, RetainTarget::Base) {
-            let (x, t) = f.and(r)?;
-            let both = base.forward(&x, &t, &Tensor::cat(&[anchors, &r.context], 0)?)?;
-            let retain = both.narrow(0, f.batch.t.len(), r.batch.t.len())?;
-            return Ok((pushed(both.narrow(0, 0, f.batch.t.len())?)?, retain));
-        }
-        let forget = if anchor {
-            pushed(teacher.forward(&f.batch.noisy, &f.batch.t, anchors)?)?
-        } else {
-            f.batch.target.clone()
-        };
-        let retain = match s.retain_target {
-            RetainTarget::Base => base.forward(&r.batch.noisy, &r.batch.t, &r.context)?,
-            RetainTarget::Noise => r.batch.target.clone(),
-        };
-        Ok((forget, retain))
-    }
-
-    /// A share's part of the repair loss, in one pass, and of its retain and forget terms.
-    fn loss(
-        &self,
-        student: &Student<'_>,
-        (f, forget_target): (&Part, &Tensor),
-        (r, retain_target): (&Part, &Tensor),
-    ) -> Result<(Tensor, (f32, f32))> {
-        let (x, t) = f.and(r)?;
-        let prediction = student.predict(&x, &t, &Tensor::cat(&[&f.context, &r.context], 0)?)?;
-        let term = |first: usize, part: &Part, target: &Tensor| -> Result<Tensor> {
-            let rows = part.batch.t.len();
-            let mse = self.weighted_mse(&prediction.narrow(0, first, rows)?, target, &part.batch.t)?;
-            Ok((mse * (rows as f64 / part.of as f64))?)
-        };
-        let forget = term(0, f, forget_target)?;
-        let retain = term(f.batch.t.len(), r, retain_target)?;
-        let found = (retain.to_scalar::<f32>()?, forget.to_scalar::<f32>()?);
-        let s = self.settings;
-        let weight = if s.forget_term == ForgetTerm::Anchor { s.lambda } else { -s.lambda };
-        Ok(((retain + (forget * weight)?)?, found))
-    }
-
-    /// The retain prompts' embeddings, the first rows' replaced by the empty prompt's as the settings say.
-    fn retain_context(&self, r: &Batch) -> Result<Tensor> {
-        let context = r.context(&self.embeddings.retain)?;
-        let rows = context.dim(0)?;
-        let empty = ((rows as f64 * self.settings.unconditional).round() as usize).min(rows);
-        if empty == 0 {
-            return Ok(context);
-        }
-        let (_, length, features) = context.dims3()?;
-        let unconditional = self.embeddings.empty.broadcast_as((empty, length, features))?;
-        Ok(Tensor::cat(&[&unconditional, &context.narrow(0, empty, rows - empty)?], 0)?)
-    }
-
-    /// Mean squared error, each row weighted by `(min(sigma_t, 8) / 2)^p` with the settings' power p.
-    fn weighted_mse(&self, prediction: &Tensor, target: &Tensor, t: &[f32]) -> Result<Tensor> {
-        let power = self.settings.noise_weight;
-        if power == 0.0 {
-            return mse(prediction, target);
-        }
-        let root = |t: &f32| (self.schedule.sigma(f64::from(*t)).min(8.0) / 2.0).powf(power / 2.0) as f32;
-        let roots = Tensor::from_vec(t.iter().map(root).collect(), (t.len(), 1, 1, 1), prediction.device())?;
-        mse(&prediction.broadcast_mul(&roots)?, &target.broadcast_mul(&roots)?)
     }
 
     /// Constant, or a warm-up over the first twentieth and half a cosine to zero.
@@ -252,21 +184,6 @@ impl Repair<'_> {
         let (step, steps) = (step as f64 + 0.5, s.repair_steps as f64);
         let warm = (step / (0.05 * steps).max(1.0)).min(1.0);
         s.learning_rate * warm * 0.5 * (1.0 + (std::f64::consts::PI * step / steps).cos())
-    }
-}
-
-/// A share's rows of a batch of `of` rows, with their texts.
-struct Part {
-    batch: Batch,
-    context: Tensor,
-    of: usize,
-}
-
-impl Part {
-    /// Latents and timesteps of both, these first.
-    fn and(&self, other: &Self) -> Result<(Tensor, Vec<f32>)> {
-        let t = self.batch.t.iter().chain(&other.batch.t).copied().collect();
-        Ok((Tensor::cat(&[&self.batch.noisy, &other.batch.noisy], 0)?, t))
     }
 }
 
