@@ -20,14 +20,18 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const PURGE_DELAY: i32 = 15;
 
 /// Every piece with what it is.
-const PIECES: [(&str, &str); 6] = [
+const PIECES: [(&str, &str); 7] = [
     ("unet-forward", "UNet forward, 64x64, batch 1"),
     ("unet-xattn", "UNet forward + backward, attn2 only, 64x64, batch 1"),
     ("unet-full", "UNet forward + backward, all parameters, 32x32"),
     ("vae-decode", "VAE decode to 512x512"),
     ("text", "text encoder, batch 8"),
     ("demo-sample", "demo model: 32 images, 20 steps, guidance 7.5"),
+    ("trim", "threshold and trim of all 860 M parameters"),
 ];
+
+/// The piece that PyTorch has no half of.
+const OURS_ALONE: &str = "trim";
 
 /// Median seconds and peak memory in bytes.
 type Measured = (f64, f64);
@@ -88,7 +92,7 @@ fn run(options: &Options) -> Result<(), String> {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/beside_torch/pieces.py");
         let torch = |python: &String| measure(Command::new(python).args([script, name, &runs]));
         let gigabytes = |bytes: f64| format!("{:.2} GB", bytes / 1e9);
-        match options.torch.as_ref().map(torch).transpose()? {
+        match options.torch.as_ref().filter(|_| name != OURS_ALONE).map(torch).transpose()? {
             Some((theirs, peak)) => println!(
                 "| {what} | {theirs:.2} s | {ours:.2} s | {:.2} | {} | {} | {:.2} |",
                 ours / theirs,

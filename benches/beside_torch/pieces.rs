@@ -3,8 +3,9 @@
 use candle_core::{Device, Tensor};
 use erase_concept::Result;
 use erase_concept::checkpoint::load_model;
-use erase_concept::diffusion::Sampler;
+use erase_concept::diffusion::{Generator, Sampler};
 use erase_concept::erase::Scope;
+use erase_concept::erase::trim::{Init, Scores, trim};
 use erase_concept::nn::backward;
 use erase_concept::sd::{SampleOptions, Unet};
 use erase_concept::{Error, hub};
@@ -53,8 +54,25 @@ fn ready(name: &str) -> Result<Box<dyn FnMut() -> Result<()>>> {
                 model.decode_latents(&latents).map(drop)
             }))
         }
+        "trim" => trimming(),
         _ => Err(Error::Usage(format!("there is no piece {name:?}"))),
     }
+}
+
+/// Threshold and trim with scores of every parameter of the UNet. The parameters and one copy of scores are all that is needed.
+fn trimming() -> Result<Box<dyn FnMut() -> Result<()>>> {
+    let (_, mut params) = hub::made_up_unet()?;
+    let names: Vec<String> = params.tensors().keys().cloned().collect();
+    params.make_trainable(&names)?;
+    let mut scores = Scores::new();
+    for (name, tensor) in params.tensors() {
+        scores.insert(name.clone(), tensor.flatten_all()?.abs()?.to_vec1()?);
+    }
+    Ok(Box::new(move || {
+        let summary = trim(&params, &scores, 0.995, &names, Init::Matched, &mut Generator::new(1))?;
+        assert!(summary.total > 4_000_000, "half a percent was trimmed");
+        Ok(())
+    }))
 }
 
 fn unet(name: &str) -> Result<Box<dyn FnMut() -> Result<()>>> {

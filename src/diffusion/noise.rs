@@ -5,9 +5,12 @@
 
 use crate::Result;
 use candle_core::{Device, Shape, Tensor};
+use rayon::prelude::*;
 
 const N: usize = 624;
 const M: usize = 397;
+/// Numbers that a task makes normal: a multiple of 16.
+const BLOCK: usize = 1 << 14;
 
 /// A seeded stream of random numbers.
 #[derive(Clone)]
@@ -81,7 +84,7 @@ impl Generator {
             return (0..n).map(|_| self.normal64() as f32).collect();
         }
         let mut values: Vec<f32> = (0..n).map(|_| self.uniform()).collect();
-        values.chunks_exact_mut(16).for_each(box_muller);
+        values.par_chunks_mut(BLOCK).for_each(|values| values.chunks_exact_mut(16).for_each(box_muller));
         if !n.is_multiple_of(16) {
             let tail = &mut values[n - 16..];
             for value in tail.iter_mut() {

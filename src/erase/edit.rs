@@ -17,10 +17,13 @@ use super::context::reads_text;
 use crate::nn::ParamStore;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
-use nalgebra::{Cholesky, DMatrix, Dyn};
+use nalgebra::{Cholesky, DMatrix};
+use rayon::prelude::*;
 
 /// `rho`, as a fraction of the mean diagonal of `R`.
 const RIDGE: f64 = 1e-4;
+/// Rows of a weight that are edited together.
+const ROWS: usize = 128;
 
 /// Text embeddings, each `(prompts, tokens, text)`.
 pub struct Texts<'a> {
@@ -40,11 +43,10 @@ pub struct Texts<'a> {
 
 /// A solved edit, for every layer that reads this text.
 pub struct Edit {
-    /// `R + w (A + C)`, transposed: `(text, text)`.
-    wanted: DMatrix<f64>,
-    /// Of `R + w (F + A) + rho I`.
-    factor: Cholesky<f64, Dyn>,
-    rho: f64,
+    /// What weights are multiplied by, on the right: `(R + w (A + C)) S` those before the trimming, and `rho S` those after it,
+    /// where `S` is the inverse of `R + w (F + A) + rho I`. Both `(text, text)`.
+    of_base: DMatrix<f64>,
+    of_trimmed: DMatrix<f64>,
 }
 
 impl Edit {
@@ -63,22 +65,36 @@ impl Edit {
         let beyond = &anchors * (1.0 + texts.push) - &forget * texts.push;
         let stay = kept + mean(&anchors, &anchors) * weight;
         let system = &stay + mean(&forget, &forget) * weight + DMatrix::identity(width, width) * rho;
-        let wanted = (stay + mean(&beyond, &forget) * weight).transpose();
+        let wanted = stay + mean(&beyond, &forget) * weight;
         let factor = Cholesky::new(system)
             .ok_or_else(|| Error::Weights("the text encoder gives embeddings that are not finite numbers".into()))?;
-        Ok(Self { wanted, factor, rho })
+        let inverse = factor.inverse();
+        Ok(Self { of_base: wanted * &inverse, of_trimmed: inverse * rho })
     }
 
     /// Edits those of the trainable `params` that read text. `base` are the weights before trimming.
     pub fn apply(&self, params: &ParamStore, base: &ParamStore) -> Result<()> {
         for (name, var) in params.vars().iter().filter(|(name, _)| reads_text(name)) {
-            let (before, trimmed) = (matrix(base.get(name)?)?, matrix(var.as_tensor())?);
-            // columns are rows of weights here, and the system is symmetric
-            let edited = self.factor.solve(&(&self.wanted * before + trimmed * self.rho));
-            let values: Vec<f32> = edited.iter().map(|v| *v as f32).collect();
-            var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
+            let [before, trimmed] =
+                [base.get(name)?, var.as_tensor()].map(|weight| weight.flatten_all()?.to_vec1::<f32>());
+            let (before, mut edited) = (before?, trimmed?);
+            let rows = ROWS * self.of_base.nrows();
+            edited.par_chunks_mut(rows).zip(before.par_chunks(rows)).for_each(|(edited, before)| {
+                let sum = self.rows(before) * &self.of_base + self.rows(edited) * &self.of_trimmed;
+                // nalgebra's columns are the weight's columns
+                for (row, values) in edited.chunks_exact_mut(sum.ncols()).enumerate() {
+                    values.iter_mut().enumerate().for_each(|(column, value)| *value = sum[(row, column)] as f32);
+                }
+            });
+            var.set(&Tensor::from_vec(edited, var.shape(), var.device())?)?;
         }
         Ok(())
+    }
+
+    /// Rows of a weight.
+    fn rows(&self, values: &[f32]) -> DMatrix<f64> {
+        let width = self.of_base.nrows();
+        DMatrix::from_row_iterator(values.len() / width, width, values.iter().map(|value| f64::from(*value)))
     }
 }
 
