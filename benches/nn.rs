@@ -34,7 +34,13 @@ struct Case {
     composite: Op,
 }
 
+/// As the program itself has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> Result<()> {
+    // SAFETY: no other thread has been started yet.
+    unsafe { erase_concept::process::set_up(None) };
     let filter: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     println!(
         "{:<44} {:>17} {:>9} {:>8} {:>17} {:>8}",

@@ -43,6 +43,7 @@ pub mod erase;
 pub mod error;
 pub mod hub;
 pub mod nn;
+pub mod process;
 pub mod progress;
 pub mod sd;
 

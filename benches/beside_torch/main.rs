@@ -14,19 +14,19 @@ mod pieces;
 
 use std::process::{Command, ExitCode};
 
-/// The program's own allocator and its setting, see `src/main.rs`.
+/// As the program itself has it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-const PURGE_DELAY: i32 = 15;
 
 /// Every piece with what it is.
-const PIECES: [(&str, &str); 7] = [
+const PIECES: [(&str, &str); 8] = [
     ("unet-forward", "UNet forward, 64x64, batch 1"),
     ("unet-xattn", "UNet forward + backward, attn2 only, 64x64, batch 1"),
     ("unet-full", "UNet forward + backward, all parameters, 32x32"),
     ("vae-decode", "VAE decode to 512x512"),
     ("text", "text encoder, batch 8"),
     ("demo-sample", "demo model: 32 images, 20 steps, guidance 7.5"),
+    ("erase", "demo model: «star» erased (data, scores, trim, 100 steps of 4 + 12)"),
     ("trim", "threshold and trim of all 860 M parameters"),
 ];
 
@@ -61,10 +61,8 @@ fn options() -> Result<Options, String> {
 }
 
 fn main() -> ExitCode {
-    // SAFETY: sets a number in the allocator's table of options; any value is allowed.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
     // SAFETY: no other thread has been started yet.
-    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
+    unsafe { erase_concept::process::set_up(None) };
     match options().and_then(|options| run(&options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {

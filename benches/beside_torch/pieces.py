@@ -56,6 +56,11 @@ def demo():
     return lambda: pipeline(["a red star"] * 32, num_inference_steps=20, guidance_scale=7.5, output_type="pt")
 
 
+def erase():
+    from erase import job
+    return job()
+
+
 PIECES = {
     "unet-forward": lambda: unet(64, lambda name: False),
     "unet-xattn": lambda: unet(64, lambda name: "attn2" in name),
@@ -63,6 +68,7 @@ PIECES = {
     "vae-decode": vae,
     "text": text,
     "demo-sample": demo,
+    "erase": erase,
 }
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 use candle_core::{Device, Tensor};
 use erase_concept::Result;
 use erase_concept::checkpoint::load_model;
+use erase_concept::concept::Concept;
 use erase_concept::diffusion::{Generator, Sampler};
-use erase_concept::erase::Scope;
 use erase_concept::erase::trim::{Init, Scores, trim};
+use erase_concept::erase::{self, Data, Scope, Settings};
 use erase_concept::nn::backward;
+use erase_concept::progress::Silent;
 use erase_concept::sd::{SampleOptions, Unet};
 use erase_concept::{Error, hub};
 use std::time::Instant;
@@ -52,6 +54,15 @@ fn ready(name: &str) -> Result<Box<dyn FnMut() -> Result<()>>> {
                 let seeds: Vec<u64> = (0..32).collect();
                 let latents = model.sample_latents(&unet, &options, &["a red star"; 32], &[""; 32], &seeds)?;
                 model.decode_latents(&latents).map(drop)
+            }))
+        }
+        "erase" => {
+            let model = load_model(&hub::demo())?.model;
+            let (concept, settings) = (Concept::resolve("star", None)?, Settings::preset("balanced")?);
+            Ok(Box::new(move || {
+                let data = Data::sample(&model, &concept, &settings, 0, &mut Silent)?;
+                let plan = erase::plan(&model, &settings, Default::default())?;
+                erase::scissorhands(&model, &concept, &data, &settings, 0, plan, &mut Silent).map(drop)
             }))
         }
         "trim" => trimming(),

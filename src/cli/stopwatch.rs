@@ -3,6 +3,7 @@
 use crate::audit::{RunRecord, peak_memory};
 use crate::checkpoint::Precision;
 use crate::nn::Instructions;
+use crate::process;
 use crate::progress::{Event, Progress};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -44,6 +45,7 @@ impl<'a> Stopwatch<'a> {
 impl Progress for Stopwatch<'_> {
     fn event(&mut self, event: Event<'_>) {
         if let Event::Stage { name, .. } = event {
+            process::release();
             self.stages.push((name.to_string(), Instant::now()));
         }
         self.inner.event(event);
