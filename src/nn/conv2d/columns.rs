@@ -3,25 +3,34 @@
 use super::Geometry;
 use crate::nn::kernels::gemm::Onto;
 use crate::nn::kernels::matmul::{View, matmul, product};
-use crate::nn::kernels::parallel::{chunks, sum_parts, unwritten};
+use crate::nn::kernels::parallel::{SharedMut, chunks, sum_parts, tasks, unwritten};
 use crate::nn::kernels::values::Values;
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// Input channels that a task unfolds.
 const UNFOLDED: usize = 16;
 /// From so many samples on, a task takes a whole sample.
 pub(super) const SAMPLES: usize = 8;
+/// Columns of more elements than this are not made all at once.
+const LARGE: usize = 1 << 24;
+/// Elements of the columns of a band.
+const BAND: usize = 1 << 21;
 /// Samples whose weight gradients are summed by one task.
 const SUMMED: usize = 4;
 
 /// The columns of one sample: `(in k k, H' W')`. A 1x1 kernel of stride 1 needs none.
 fn unfold(g: &Geometry, sample: &[f32], columns: &mut [f32]) {
-    let (out_height, out_width) = (g.out_height(), g.out_width());
-    for (row, columns) in columns.chunks_exact_mut(g.out_pixels()).enumerate() {
+    unfold_rows(g, sample, 0..g.out_height(), columns);
+}
+
+/// The columns of some rows of a sample's maps: `(in k k, rows W')`.
+fn unfold_rows(g: &Geometry, sample: &[f32], rows: Range<usize>, columns: &mut [f32]) {
+    let out_width = g.out_width();
+    for (row, columns) in columns.chunks_exact_mut(rows.len() * out_width).enumerate() {
         let (channel, ky, kx) = (row / (g.kernel * g.kernel), row / g.kernel % g.kernel, row % g.kernel);
         let map = &sample[channel * g.height * g.width..][..g.height * g.width];
-        for oy in 0..out_height {
-            let line = &mut columns[oy * out_width..][..out_width];
+        for (oy, line) in rows.clone().zip(columns.chunks_exact_mut(out_width)) {
             let y = (oy * g.stride + ky).wrapping_sub(g.padding);
             if y >= g.height {
                 line.fill(0.0);
@@ -83,6 +92,13 @@ pub(super) fn forward(g: &Geometry, x: &[f32], weight: Values<'_>, bias: Option<
         }
     };
     let samples = x.chunks_exact(g.in_sample());
+    if g.batch < SAMPLES && needs_columns(g) && taps * pixels > LARGE {
+        for (input, maps) in samples.zip(y.chunks_exact_mut(g.outputs * pixels)) {
+            biased(maps);
+            in_bands(g, input, w, bias.is_some(), maps);
+        }
+        return;
+    }
     if g.batch < SAMPLES {
         let onto = if bias.is_some() { Onto::Before } else { Onto::Nothing };
         for (input, maps) in samples.zip(y.chunks_exact_mut(g.outputs * pixels)) {
@@ -105,6 +121,22 @@ pub(super) fn forward(g: &Geometry, x: &[f32], weight: Values<'_>, bias: Option<
         let columns = View::new(source, pixels, 1);
         // SAFETY: `maps` is one row of `pixels` elements for each output.
         unsafe { product((g.outputs, pixels, taps), maps.as_mut_ptr(), pixels, bias.is_some(), w, columns, 1.0) };
+    });
+}
+
+/// One sample, band by band, each unfolded on its own.
+fn in_bands(g: &Geometry, input: &[f32], w: View<'_>, add: bool, maps: &mut [f32]) {
+    let (pixels, taps, width) = (g.out_pixels(), g.taps(), g.out_width());
+    let rows = (BAND / (taps * width)).clamp(1, g.out_height());
+    let shared = SharedMut::new(maps);
+    tasks(g.out_height().div_ceil(rows), |band| {
+        let band = band * rows..((band + 1) * rows).min(g.out_height());
+        let n = band.len() * width;
+        let mut columns = unwritten(taps * n);
+        unfold_rows(g, input, band.clone(), &mut columns);
+        let dst = shared.at(band.start * width, (g.outputs - 1) * pixels + n);
+        // SAFETY: these rows of every map belong to this task alone, and `at` checks the bounds.
+        unsafe { product((g.outputs, n, taps), dst, pixels, add, w, View::new(&columns, n, 1), 1.0) };
     });
 }
 

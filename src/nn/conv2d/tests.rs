@@ -25,6 +25,36 @@ fn three_by_three_of_stride_one_on_odd_sizes() {
 }
 
 #[test]
+fn large_maps_are_unfolded_in_bands() {
+    // fewer outputs than Winograd takes, and columns of more than 2^24 elements
+    let geometry =
+        |stride| Geometry { batch: 1, inputs: 64, outputs: 3, height: 190, width: 301, kernel: 3, stride, padding: 1 };
+    let values = |n: usize, seed: u64| crate::diffusion::Generator::new(seed).randn(n);
+    for g in [geometry(1), Geometry { inputs: 256, ..geometry(2) }] {
+        let (x, w) = (values(g.in_sample(), 1), values(g.outputs * g.taps(), 2));
+        let bias = values(3, 3);
+        assert!(g.taps() * g.out_pixels() > 1 << 24);
+        let mut y = vec![f32::NAN; g.outputs * g.out_pixels()];
+        columns::forward(&g, &x, w.as_slice().into(), Some(&bias), &mut y);
+        for (o, oy, ox) in
+            [(0, 0, 0), (1, 1, 7), (2, g.out_height() - 1, g.out_width() - 1), (0, g.out_height() / 2, 3)]
+        {
+            let mut sum = f64::from(bias[o]);
+            for (c, ky, kx) in (0..g.inputs).flat_map(|c| (0..9).map(move |tap| (c, tap / 3, tap % 3))) {
+                let (row, column) = (oy * g.stride + ky, ox * g.stride + kx);
+                if (1..=g.height).contains(&row) && (1..=g.width).contains(&column) {
+                    let value = x[(c * g.height + row - 1) * g.width + column - 1];
+                    sum += f64::from(value) * f64::from(w[o * g.taps() + c * 9 + ky * 3 + kx]);
+                }
+            }
+            let found = f64::from(y[(o * g.out_height() + oy) * g.out_width() + ox]);
+            assert!((found - sum).abs() < 1e-3, "({o}, {oy}, {ox}): {found}, not {sum}");
+        }
+        assert!(y.iter().all(|y| y.is_finite()));
+    }
+}
+
+#[test]
 fn every_other_geometry() {
     check(2, 3, 4, [7, 5], 3, 2, 1);
     check(2, 3, 4, [8, 6], 3, 2, 1);

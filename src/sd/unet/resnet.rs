@@ -40,7 +40,10 @@ impl ResnetBlock {
     pub fn forward(&self, x: &Tensor, silu_temb: &Tensor) -> Result<Tensor> {
         let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
         let h = add_per_channel(&h, &self.time_emb_proj.forward(silu_temb)?)?;
-        let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
+        let normed = self.norm2.forward_silu(&h)?;
+        drop(h); // in sampling nothing else holds it
+        let h = self.conv2.forward(&normed)?;
+        drop(normed);
         match &self.conv_shortcut {
             Some(conv) => add(&conv.forward(x)?, &h),
             None => add(x, &h),

@@ -29,7 +29,10 @@ impl ResnetBlock {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
-        let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
+        let normed = self.norm2.forward_silu(&h)?;
+        drop(h); // maps are large: none is kept longer than it is needed
+        let h = self.conv2.forward(&normed)?;
+        drop(normed);
         match &self.conv_shortcut {
             Some(conv) => add(&conv.forward(x)?, &h),
             None => add(x, &h),
@@ -52,8 +55,7 @@ impl DownEncoderBlock {
     }
 
     /// `(B, in, H, W)` -> `(B, out, H/2, W/2)`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut x = x.clone();
+    pub(super) fn forward(&self, mut x: Tensor) -> Result<Tensor> {
         for resnet in &self.resnets {
             x = resnet.forward(&x)?;
         }
@@ -79,8 +81,8 @@ impl MidBlock {
     }
 
     /// `(B, C, H, W)` -> the same.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut x = self.resnets[0].forward(x)?;
+    pub(super) fn forward(&self, mut x: Tensor) -> Result<Tensor> {
+        x = self.resnets[0].forward(&x)?;
         if let Some(attention) = &self.attention {
             x = attention.forward(&x)?;
         }
@@ -103,13 +105,15 @@ impl UpDecoderBlock {
     }
 
     /// `(B, in, H, W)` -> `(B, out, 2H, 2W)`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut x = x.clone();
+    pub(super) fn forward(&self, mut x: Tensor) -> Result<Tensor> {
         for resnet in &self.resnets {
             x = resnet.forward(&x)?;
         }
         match &self.upsampler {
-            Some(conv) => conv.forward(&upsample_nearest2x(&x)?),
+            Some(conv) => {
+                x = upsample_nearest2x(&x)?;
+                conv.forward(&x)
+            }
             None => Ok(x),
         }
     }

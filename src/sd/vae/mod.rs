@@ -150,10 +150,11 @@ impl Encoder {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let mut h = self.conv_in.forward(x)?;
         for block in &self.down_blocks {
-            h = block.forward(&h)?;
+            h = block.forward(h)?;
         }
-        h = self.mid_block.forward(&h)?;
-        self.conv_out.forward(&self.conv_norm_out.forward_silu(&h)?)
+        h = self.mid_block.forward(h)?;
+        h = self.conv_norm_out.forward_silu(&h)?;
+        self.conv_out.forward(&h)
     }
 }
 
@@ -183,11 +184,12 @@ impl Decoder {
     }
 
     fn forward(&self, z: &Tensor) -> Result<Tensor> {
-        let mut h = self.mid_block.forward(&self.conv_in.forward(z)?)?;
+        let mut h = self.mid_block.forward(self.conv_in.forward(z)?)?;
         for block in &self.up_blocks {
-            h = block.forward(&h)?;
+            h = block.forward(h)?;
         }
-        self.conv_out.forward(&self.conv_norm_out.forward_silu(&h)?)
+        h = self.conv_norm_out.forward_silu(&h)?;
+        self.conv_out.forward(&h)
     }
 }
 
