@@ -22,10 +22,11 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use kernel::Kernel;
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
+use winograd::Form;
 
 /// The columns of a map of more pixels than this are not worth their memory.
 const LARGE_MAP: usize = 1 << 10;
-/// A constant kernel of up to so many weights keeps its points (16 times its nine weights' memory, in both directions).
+/// A constant kernel of up to so many weights keeps its points (up to 16 times its nine weights' memory, in both directions).
 const KEPT: usize = 1 << 16;
 
 /// A convolution with the checkpoint's `weight` `(out, in, k, k)` and `bias` `(out)`.
@@ -39,11 +40,11 @@ pub struct Conv2d {
     points: Option<Arc<Points>>,
 }
 
-/// A 3x3 kernel's points (see [`winograd`]), made when first asked for.
+/// A 3x3 kernel's points (see [`winograd`]) in either form, made when first asked for.
 #[derive(Debug, Default)]
 struct Points {
-    forward: OnceLock<Vec<f32>>,
-    backward: OnceLock<Vec<f32>>,
+    forward: [OnceLock<Vec<f32>>; 2],
+    backward: [OnceLock<Vec<f32>>; 2],
 }
 
 impl Conv2d {
@@ -181,7 +182,7 @@ impl Geometry {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Way {
     Direct,
-    Winograd,
+    Winograd(Form),
     Columns,
 }
 
@@ -190,8 +191,8 @@ impl Way {
     fn of(g: &Geometry) -> Self {
         if (g.kernel, g.stride, g.padding) != (3, 1, 1) {
             Self::Columns
-        } else if winograd::fits(g) {
-            Self::Winograd
+        } else if let Some(form) = winograd::form(g) {
+            Self::Winograd(form)
         } else if direct::available() && (g.batch >= columns::SAMPLES || g.out_pixels() > LARGE_MAP) {
             Self::Direct
         } else {
@@ -213,22 +214,24 @@ impl Convolution {
         let mut y = unwritten(g.batch * g.outputs * g.out_pixels());
         match self.way {
             Way::Direct => direct::convolve(g, x, Kernel::Forward(weight), bias, &mut y),
-            Way::Winograd => winograd::convolve(g, x, &self.points(g, Kernel::Forward(weight)), bias, &mut y),
+            Way::Winograd(form) => {
+                winograd::convolve(form, g, x, &self.points(form, g, Kernel::Forward(weight)), bias, &mut y);
+            }
             Way::Columns => columns::forward(g, x, weight, bias, &mut y),
         }
         (CpuStorage::F32(y), Shape::from((g.batch, g.outputs, g.out_height(), g.out_width())))
     }
 
     /// The kernel's points, kept where the kernel is constant.
-    fn points(&self, g: &Geometry, kernel: Kernel<'_>) -> Cow<'_, [f32]> {
+    fn points(&self, form: Form, g: &Geometry, kernel: Kernel<'_>) -> Cow<'_, [f32]> {
         let Some(points) = &self.points else {
-            return Cow::Owned(winograd::transform_kernel(g, kernel));
+            return Cow::Owned(winograd::transform_kernel(form, g, kernel));
         };
         let place = match kernel {
             Kernel::Forward(_) => &points.forward,
             Kernel::Backward(_) => &points.backward,
         };
-        Cow::Borrowed(place.get_or_init(|| winograd::transform_kernel(g, kernel)))
+        Cow::Borrowed(place[usize::from(form == Form::F4)].get_or_init(|| winograd::transform_kernel(form, g, kernel)))
     }
 
     fn backward(
@@ -246,7 +249,9 @@ impl Convolution {
             let (swapped, kernel) = (Geometry { inputs: g.outputs, outputs: g.inputs, ..*g }, Kernel::Backward(w));
             match self.way {
                 Way::Direct => direct::convolve(&swapped, dy, kernel, None, &mut dx),
-                Way::Winograd => winograd::convolve(&swapped, dy, &self.points(&swapped, kernel), None, &mut dx),
+                Way::Winograd(form) => {
+                    winograd::convolve(form, &swapped, dy, &self.points(form, &swapped, kernel), None, &mut dx);
+                }
                 Way::Columns if (g.kernel, g.stride, g.padding) == (3, 1, 1) => {
                     columns::forward(&swapped, dy, kernel.weights(&swapped).as_slice().into(), None, &mut dx);
                 }

@@ -69,7 +69,7 @@ fn every_other_geometry() {
 #[test]
 fn every_way_gives_the_same() {
     let values = |n: usize, seed: u64| crate::diffusion::Generator::new(seed).randn(n);
-    let mut ways = vec![Way::Winograd];
+    let mut ways = vec![Way::Winograd(Form::F2), Way::Winograd(Form::F4)];
     ways.extend(direct::available().then_some(Way::Direct));
     for (batch, inputs, outputs, height, width) in
         [(1, 16, 16, 8, 8), (3, 33, 17, 5, 11), (2, 20, 40, 9, 33), (1, 300, 24, 12, 10), (9, 18, 16, 4, 4)]

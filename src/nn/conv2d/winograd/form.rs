@@ -1,0 +1,141 @@
+//! The two sizes of tiles, and their transforms along one axis.
+
+use super::{LANES, Lanes};
+use crate::nn::kernels::simd::mul_add;
+use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
+
+/// `F(m x m, 3 x 3)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `m = 2`, points 0, +-1 and infinity: hardly more rounding than the plain sum.
+    F2,
+    /// `m = 4`, points 0, +-sqrt(1/2), +-sqrt(2) and infinity, whose rounding error is a third of that of the customary 0, +-1,
+    /// +-2.
+    F4,
+}
+
+impl Form {
+    /// Outputs of a tile along one side.
+    pub fn out(self) -> usize {
+        match self {
+            Self::F2 => 2,
+            Self::F4 => 4,
+        }
+    }
+
+    /// Points of a tile.
+    pub fn points(self) -> usize {
+        (self.out() + 2) * (self.out() + 2)
+    }
+}
+
+/// The transforms of `OUT` outputs and the `IN` inputs that they meet.
+pub(super) trait Points<const OUT: usize, const IN: usize> {
+    /// `B^T d`.
+    fn input<const FMA: bool>(d: [&Lanes; IN]) -> [Lanes; IN];
+    /// `A^T r`.
+    fn output<const FMA: bool>(r: [&Lanes; IN]) -> [Lanes; OUT];
+    /// `G g`.
+    fn kernel(g: [&Lanes; 3]) -> [Lanes; IN];
+}
+
+#[inline(always)]
+fn zip2(a: &Lanes, b: &Lanes, f: impl Fn(f32, f32) -> f32) -> Lanes {
+    let mut out = [0.0; LANES];
+    for l in 0..LANES {
+        out[l] = f(a[l], b[l]);
+    }
+    out
+}
+
+/// `a + s b`.
+#[inline(always)]
+fn plus<const FMA: bool>(a: &Lanes, s: f32, b: &Lanes) -> Lanes {
+    zip2(a, b, |a, b| mul_add::<FMA>(s, b, a))
+}
+
+#[inline(always)]
+fn add(a: &Lanes, b: &Lanes) -> Lanes {
+    zip2(a, b, |a, b| a + b)
+}
+
+#[inline(always)]
+fn subtract(a: &Lanes, b: &Lanes) -> Lanes {
+    zip2(a, b, |a, b| a - b)
+}
+
+#[inline(always)]
+fn scaled(a: &Lanes, s: f32) -> Lanes {
+    let mut out = *a;
+    for l in 0..LANES {
+        out[l] *= s;
+    }
+    out
+}
+
+pub(super) struct F2;
+
+impl Points<2, 4> for F2 {
+    #[inline(always)]
+    fn input<const FMA: bool>(d: [&Lanes; 4]) -> [Lanes; 4] {
+        [subtract(d[0], d[2]), add(d[1], d[2]), subtract(d[2], d[1]), subtract(d[1], d[3])]
+    }
+
+    #[inline(always)]
+    fn output<const FMA: bool>(r: [&Lanes; 4]) -> [Lanes; 2] {
+        [add(r[0], &add(r[1], r[2])), subtract(&subtract(r[1], r[2]), r[3])]
+    }
+
+    #[inline(always)]
+    fn kernel(g: [&Lanes; 3]) -> [Lanes; 4] {
+        let (even, odd) = (scaled(&add(g[0], g[2]), 0.5), scaled(g[1], 0.5));
+        [*g[0], add(&even, &odd), subtract(&even, &odd), *g[2]]
+    }
+}
+
+pub(super) struct F4;
+
+impl Points<4, 6> for F4 {
+    #[inline(always)]
+    fn input<const FMA: bool>(d: [&Lanes; 6]) -> [Lanes; 6] {
+        let even = plus::<FMA>(d[4], -2.0, d[2]);
+        let odd = plus::<FMA>(d[3], -2.0, d[1]);
+        let even_half = plus::<FMA>(d[4], -0.5, d[2]);
+        let odd_half = plus::<FMA>(d[3], -0.5, d[1]);
+        let first = plus::<FMA>(d[0], -2.5, d[2]);
+        let last = plus::<FMA>(d[1], -2.5, d[3]);
+        [
+            zip2(&first, d[4], |a, b| a + b),
+            plus::<FMA>(&even, FRAC_1_SQRT_2, &odd),
+            plus::<FMA>(&even, -FRAC_1_SQRT_2, &odd),
+            plus::<FMA>(&even_half, SQRT_2, &odd_half),
+            plus::<FMA>(&even_half, -SQRT_2, &odd_half),
+            zip2(&last, d[5], |a, b| a + b),
+        ]
+    }
+
+    #[inline(always)]
+    fn output<const FMA: bool>(r: [&Lanes; 6]) -> [Lanes; 4] {
+        let (sum, difference) = (zip2(r[1], r[2], |a, b| a + b), zip2(r[1], r[2], |a, b| a - b));
+        let (sum_two, difference_two) = (zip2(r[3], r[4], |a, b| a + b), zip2(r[3], r[4], |a, b| a - b));
+        let first = zip2(r[0], &sum, |a, b| a + b);
+        let second = difference.map(|a| a * FRAC_1_SQRT_2);
+        let third = sum.map(|a| a * 0.5);
+        let last = plus::<FMA>(r[5], 0.5 * FRAC_1_SQRT_2, &difference);
+        [
+            zip2(&first, &sum_two, |a, b| a + b),
+            plus::<FMA>(&second, SQRT_2, &difference_two),
+            plus::<FMA>(&third, 2.0, &sum_two),
+            plus::<FMA>(&last, 2.0 * SQRT_2, &difference_two),
+        ]
+    }
+
+    #[inline(always)]
+    fn kernel(g: [&Lanes; 3]) -> [Lanes; 6] {
+        let even = scaled(&add(g[0], &scaled(g[2], 0.5)), -2.0 / 3.0);
+        let odd = scaled(g[1], -2.0 / 3.0 * FRAC_1_SQRT_2);
+        let even_two = scaled(&add(g[0], &scaled(g[2], 2.0)), 1.0 / 6.0);
+        let odd_two = scaled(g[1], 1.0 / 6.0 * SQRT_2);
+        [*g[0], add(&even, &odd), subtract(&even, &odd), add(&even_two, &odd_two), subtract(&even_two, &odd_two), *g[2]]
+    }
+}

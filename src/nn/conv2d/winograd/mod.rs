@@ -1,0 +1,149 @@
+//! 3x3 convolution of stride 1 and padding 1 by minimal filtering (Winograd; Lavin & Gray, CVPR 2016).
+//!
+//! A tile of `m x m` outputs of one channel is `A^T [ sum over inputs of (G g G^T) * (B^T d B) ] A` with `d` the `(m + 2)^2` inputs
+//! that it meets and `g` the kernel: 36 multiplications for each pair of channels where the plain sum has 144 (`m = 4`), or 16 for
+//! 36 (`m = 2`). The sum over inputs is, for each of the points, one matrix product over many tiles. Channels lie innermost while
+//! tiles are transformed, so that a vector holds as many channels of one position.
+
+// What std's adaptors do not inline would be compiled for the baseline instruction set.
+#![allow(clippy::needless_range_loop)]
+
+mod form;
+mod transform;
+
+use super::Geometry;
+use super::kernel::Kernel;
+use crate::nn::kernels::gemm::{Onto, Order, Panels};
+use crate::nn::kernels::instructions::Instructions;
+use crate::nn::kernels::matmul::View;
+use crate::nn::kernels::parallel::{SharedMut, tasks, unwritten};
+pub(super) use form::Form;
+use transform::{transform_input, transform_output, transform_outputs};
+
+/// Channels that are transformed together.
+const LANES: usize = 16;
+/// Tiles of a task, about: enough to use each transformed weight often.
+const TILES: usize = 128;
+/// Fewer channels than this are not worth the transforms.
+const CHANNELS: usize = 16;
+/// Fewer tiles of 4x4 neither: the kernel's points are made anew in each call, and what is gained does not pay for the rounding.
+const MANY_TILES: usize = 64;
+/// Fewer tiles of 2x2 neither.
+const SOME_TILES: usize = 16;
+/// Kernels of more weights than this are not transformed for a few small tiles.
+const SMALL_KERNEL: usize = super::KEPT;
+
+type Lanes = [f32; LANES];
+
+/// The form by which this convolution gains.
+pub(super) fn form(g: &Geometry) -> Option<Form> {
+    let tiles = |form: Form| g.batch * g.height.div_ceil(form.out()) * g.width.div_ceil(form.out());
+    if g.inputs.min(g.outputs) < CHANNELS {
+        None
+    } else if tiles(Form::F4) >= MANY_TILES {
+        Some(Form::F4)
+    } else {
+        // without a fused multiply-add, rounding would exceed what the goldens allow
+        let few = tiles(Form::F2) >= SOME_TILES && g.inputs * g.outputs <= SMALL_KERNEL;
+        (few && Instructions::used() != Instructions::Portable).then_some(Form::F2)
+    }
+}
+
+/// Every kernel's points `G g G^T`: packed matrices, `in x out` ([`Order`]).
+pub(super) fn transform_kernel(form: Form, g: &Geometry, kernel: Kernel<'_>) -> Vec<f32> {
+    let order = Order::new(g.inputs, g.outputs);
+    let mut points = unwritten(form.points() * order.len());
+    let shared = SharedMut::new(&mut points);
+    tasks(g.outputs.div_ceil(2 * LANES), |task| transform_outputs(form, g, kernel, order, task * 2 * LANES, shared));
+    points
+}
+
+/// The tiles of one task: all of some samples, or some rows of one sample.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    form: Form,
+    first_sample: usize,
+    samples: usize,
+    first_row: usize,
+    rows: usize,
+    /// Tiles in a row of a map.
+    across: usize,
+    /// Inputs and outputs, rounded up to whole vectors.
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Block {
+    fn tiles(&self) -> usize {
+        self.samples * self.rows * self.across
+    }
+
+    /// Rows and columns of the padded copy.
+    fn padded(&self) -> (usize, usize) {
+        (self.rows * self.form.out() + 2, self.across * self.form.out() + 2)
+    }
+}
+
+/// `y = kernel * x + bias` with `x` `(B, in, H, W)`, `y` `(B, out, H, W)` and the kernel's points as of
+/// [`transform_kernel`].
+pub(super) fn convolve(form: Form, g: &Geometry, x: &[f32], points: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+    let (down, across) = (g.height.div_ceil(form.out()), g.width.div_ceil(form.out()));
+    let samples = (TILES / (down * across)).clamp(1, g.batch);
+    let rows = if samples > 1 { down } else { (TILES / across).clamp(1, down) };
+    let (groups, cuts) = (g.batch.div_ceil(samples), down.div_ceil(rows));
+    let out = SharedMut::new(y);
+    let order = Order::new(g.inputs, g.outputs);
+    tasks(groups * cuts, |task| {
+        let (first_sample, first_row) = (task / cuts * samples, task % cuts * rows);
+        let block = Block {
+            form,
+            first_sample,
+            samples: samples.min(g.batch - first_sample),
+            first_row,
+            rows: rows.min(down - first_row),
+            across,
+            inputs: g.inputs.next_multiple_of(LANES),
+            outputs: g.outputs.next_multiple_of(LANES),
+        };
+        let tiles = block.tiles();
+        let mut padded = vec![0.0; block.samples * block.padded().0 * block.padded().1 * block.inputs];
+        pad(g, block, x, &mut padded);
+        let mut transformed = unwritten(form.points() * tiles * block.inputs);
+        transform_input(form, block, &padded, &mut transformed);
+        drop(padded);
+        let mut sums = unwritten(form.points() * tiles * block.outputs);
+        for point in 0..form.points() {
+            let a = View::new(&transformed[point * tiles * block.inputs..], block.inputs, 1);
+            let b = Panels::new(order, &points[point * order.len()..]);
+            let dst = sums[point * tiles * block.outputs..][..tiles * block.outputs].as_mut_ptr();
+            // SAFETY: `dst` has `tiles` rows, `block.outputs` apart, and is this task's.
+            unsafe { b.multiply((tiles, 0, g.outputs), a, dst, block.outputs, Onto::Nothing, 1.0) };
+        }
+        transform_output(form, g, block, &sums, bias, out);
+    });
+}
+
+/// Copies a block's inputs, zeros around, channels innermost: `(samples, rows, columns, in)`.
+fn pad(g: &Geometry, block: Block, x: &[f32], padded: &mut [f32]) {
+    let (height, width) = block.padded();
+    let pixels = g.height * g.width;
+    for s in 0..block.samples {
+        let sample = &x[(block.first_sample + s) * g.in_sample()..][..g.in_sample()];
+        for row in 0..height {
+            let y = (block.first_row * block.form.out() + row).wrapping_sub(1);
+            if y >= g.height {
+                continue;
+            }
+            let line = &mut padded[((s * height + row) * width + 1) * block.inputs..][..g.width * block.inputs];
+            for (c, maps) in sample.chunks(LANES * pixels).enumerate() {
+                let maps = &maps[y * g.width..];
+                for (x, position) in line.chunks_exact_mut(block.inputs).enumerate() {
+                    let channels = LANES.min(g.inputs - c * LANES);
+                    for (l, value) in position[c * LANES..][..channels].iter_mut().enumerate() {
+                        *value = maps[l * pixels + x];
+                    }
+                }
+            }
+        }
+    }
+}
