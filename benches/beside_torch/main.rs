@@ -18,20 +18,18 @@ use std::process::{Command, ExitCode};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Every piece with what it is.
-const PIECES: [(&str, &str); 8] = [
-    ("unet-forward", "UNet forward, 64x64, batch 1"),
-    ("unet-xattn", "UNet forward + backward, attn2 only, 64x64, batch 1"),
-    ("unet-full", "UNet forward + backward, all parameters, 32x32"),
-    ("vae-decode", "VAE decode to 512x512"),
-    ("text", "text encoder, batch 8"),
-    ("demo-sample", "demo model: 32 images, 20 steps, guidance 7.5"),
-    ("erase", "demo model: «star» erased (data, scores, trim, 100 steps of 4 + 12)"),
-    ("trim", "threshold and trim of all 860 M parameters"),
+/// Every piece with what it is, and PyTorch's piece that it stands beside.
+const PIECES: [(&str, &str, Option<&str>); 9] = [
+    ("unet-forward", "UNet forward, 64x64, batch 1", Some("unet-forward")),
+    ("unet-xattn", "UNet forward + backward, attn2 only, 64x64, batch 1", Some("unet-xattn")),
+    ("unet-xattn-lean", "the same with `--dtype bf16` and checkpoints", Some("unet-xattn")),
+    ("unet-full", "UNet forward + backward, all parameters, 32x32", Some("unet-full")),
+    ("vae-decode", "VAE decode to 512x512", Some("vae-decode")),
+    ("text", "text encoder, batch 8", Some("text")),
+    ("demo-sample", "demo model: 32 images, 20 steps, guidance 7.5", Some("demo-sample")),
+    ("erase", "demo model: «star» erased (data, scores, trim, 100 steps of 4 + 12)", Some("erase")),
+    ("trim", "threshold and trim of all 860 M parameters", None),
 ];
-
-/// The piece that PyTorch has no half of.
-const OURS_ALONE: &str = "trim";
 
 /// Median seconds and peak memory in bytes.
 type Measured = (f64, f64);
@@ -53,7 +51,7 @@ fn options() -> Result<Options, String> {
             "--torch" => options.torch = Some(value()?),
             "--runs" => options.runs = value()?.parse().map_err(|e| format!("--runs: {e}"))?,
             "--one" => options.one = Some(value()?),
-            name if PIECES.iter().any(|(known, _)| *known == name) => options.names.push(name.into()),
+            name if PIECES.iter().any(|(known, ..)| *known == name) => options.names.push(name.into()),
             other => return Err(format!("{other:?} is neither a flag nor a piece")),
         }
     }
@@ -80,7 +78,7 @@ fn run(options: &Options) -> Result<(), String> {
         return Ok(());
     }
     println!("| what | PyTorch | ours | ratio | PyTorch, memory | ours | ratio |\n|---|---|---|---|---|---|---|");
-    for (name, what) in PIECES {
+    for (name, what, beside) in PIECES {
         if !options.names.is_empty() && !options.names.iter().any(|wanted| wanted == name) {
             continue;
         }
@@ -88,9 +86,9 @@ fn run(options: &Options) -> Result<(), String> {
         let runs = options.runs.to_string();
         let (ours, our_peak) = measure(Command::new(own).args(["--one", name, "--runs", &runs]))?;
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/beside_torch/pieces.py");
-        let torch = |python: &String| measure(Command::new(python).args([script, name, &runs]));
+        let torch = |(python, name): (&String, &str)| measure(Command::new(python).args([script, name, &runs]));
         let gigabytes = |bytes: f64| format!("{:.2} GB", bytes / 1e9);
-        match options.torch.as_ref().filter(|_| name != OURS_ALONE).map(torch).transpose()? {
+        match options.torch.as_ref().zip(beside).map(torch).transpose()? {
             Some((theirs, peak)) => println!(
                 "| {what} | {theirs:.2} s | {ours:.2} s | {:.2} | {} | {} | {:.2} |",
                 ours / theirs,

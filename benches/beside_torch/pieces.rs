@@ -1,13 +1,14 @@
 //! Our half: each piece, timed.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use erase_concept::Result;
 use erase_concept::checkpoint::load_model;
 use erase_concept::concept::Concept;
 use erase_concept::diffusion::{Generator, Sampler};
+use erase_concept::erase::student::{Predictor, Student};
 use erase_concept::erase::trim::{Init, Scores, trim};
 use erase_concept::erase::{self, Data, Scope, Settings};
-use erase_concept::nn::backward;
+use erase_concept::nn::ParamStore;
 use erase_concept::progress::Silent;
 use erase_concept::sd::{SampleOptions, Unet};
 use erase_concept::{Error, hub};
@@ -34,7 +35,7 @@ fn random(shape: &[usize]) -> Result<Tensor> {
 /// The piece, its weights in memory.
 fn ready(name: &str) -> Result<Box<dyn FnMut() -> Result<()>>> {
     match name {
-        "unet-forward" | "unet-xattn" | "unet-full" => unet(name),
+        "unet-forward" | "unet-xattn" | "unet-xattn-lean" | "unet-full" => unet(name),
         "vae-decode" => {
             let (vae, latent) = (hub::made_up_vae()?, random(&[1, 4, 64, 64])?);
             Ok(Box::new(move || vae.decode(&latent).map(drop)))
@@ -70,6 +71,18 @@ fn ready(name: &str) -> Result<Box<dyn FnMut() -> Result<()>>> {
     }
 }
 
+/// Every matrix and convolution but those of these names in bf16, as `--dtype bf16` loads them.
+fn halved(params: ParamStore, exact: &[String]) -> Result<ParamStore> {
+    let mut tensors = params.tensors().clone();
+    drop(params);
+    for (name, tensor) in &mut tensors {
+        if tensor.rank() > 1 && !exact.contains(name) {
+            *tensor = tensor.to_dtype(DType::BF16)?;
+        }
+    }
+    Ok(ParamStore::new(tensors))
+}
+
 /// Threshold and trim with scores of every parameter of the UNet. The parameters and one copy of scores are all that is needed.
 fn trimming() -> Result<Box<dyn FnMut() -> Result<()>>> {
     let (_, mut params) = hub::made_up_unet()?;
@@ -95,14 +108,19 @@ fn unet(name: &str) -> Result<Box<dyn FnMut() -> Result<()>>> {
             let unet = Unet::new(&config, &params)?;
             return Ok(Box::new(move || unet.forward(&x, &[500.0], &context).map(drop)));
         }
-        "unet-xattn" => "xattn",
+        "unet-xattn" | "unet-xattn-lean" => "xattn",
         _ => "*",
     };
     let names = Scope::parse(scope)?.select(params.tensors().keys())?;
+    let lean = name == "unet-xattn-lean";
+    if lean {
+        params = halved(params, &names)?;
+    }
     params.make_trainable(&names)?;
     let unet = Unet::new(&config, &params)?;
     Ok(Box::new(move || {
-        let loss = unet.forward(&x, &[500.0], &context)?.sqr()?.mean_all()?;
-        backward(loss, &params).map(drop)
+        let student = Student::new(&unet, lean);
+        let loss = student.predict(&x, &[500.0], &context)?.sqr()?.mean_all()?;
+        student.backward(loss, &params).map(drop)
     }))
 }
