@@ -26,7 +26,12 @@ pub fn demo_classifier() -> Result<Classifier> {
 
 /// The config and made-up weights of a UNet of Stable Diffusion 1.x's size (that of `fake:sd14`), 3.4 GB.
 pub fn made_up_unet() -> Result<(UnetConfig, ParamStore)> {
-    fake::unet_parameters()
+    fake::unet_parameters(&|_| true)
+}
+
+/// The same, with matrices and convolutions that are not `exact` in `bf16`, as [`crate::checkpoint::Precision::Bf16`] keeps them.
+pub fn made_up_unet_halved(exact: &(dyn Fn(&str) -> bool + Sync)) -> Result<(UnetConfig, ParamStore)> {
+    fake::unet_parameters(exact)
 }
 
 /// A VAE of Stable Diffusion 1.x's size with made-up weights.

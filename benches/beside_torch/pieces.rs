@@ -1,6 +1,6 @@
 //! Our half: each piece, timed.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use erase_concept::Result;
 use erase_concept::checkpoint::load_model;
 use erase_concept::concept::Concept;
@@ -8,7 +8,6 @@ use erase_concept::diffusion::{Generator, Sampler};
 use erase_concept::erase::student::{Predictor, Student};
 use erase_concept::erase::trim::{Init, Scores, trim};
 use erase_concept::erase::{self, Data, Scope, Settings};
-use erase_concept::nn::ParamStore;
 use erase_concept::progress::Silent;
 use erase_concept::sd::{SampleOptions, Unet};
 use erase_concept::{Error, hub};
@@ -71,18 +70,6 @@ fn ready(name: &str) -> Result<Box<dyn FnMut() -> Result<()>>> {
     }
 }
 
-/// Every matrix and convolution but those of these names in bf16, as `--dtype bf16` loads them.
-fn halved(params: ParamStore, exact: &[String]) -> Result<ParamStore> {
-    let mut tensors = params.tensors().clone();
-    drop(params);
-    for (name, tensor) in &mut tensors {
-        if tensor.rank() > 1 && !exact.contains(name) {
-            *tensor = tensor.to_dtype(DType::BF16)?;
-        }
-    }
-    Ok(ParamStore::new(tensors))
-}
-
 /// Threshold and trim with scores of every parameter of the UNet. The parameters and one copy of scores are all that is needed.
 fn trimming() -> Result<Box<dyn FnMut() -> Result<()>>> {
     let (_, mut params) = hub::made_up_unet()?;
@@ -102,7 +89,10 @@ fn trimming() -> Result<Box<dyn FnMut() -> Result<()>>> {
 fn unet(name: &str) -> Result<Box<dyn FnMut() -> Result<()>>> {
     let side = if name == "unet-full" { 32 } else { 64 };
     let (x, context) = (random(&[1, 4, side, side])?, random(&[1, 77, 768])?);
-    let (config, mut params) = hub::made_up_unet()?;
+    let lean = name == "unet-xattn-lean";
+    let xattn = Scope::parse("xattn")?;
+    let (config, mut params) =
+        if lean { hub::made_up_unet_halved(&|name| xattn.contains(name))? } else { hub::made_up_unet()? };
     let scope = match name {
         "unet-forward" => {
             let unet = Unet::new(&config, &params)?;
@@ -112,10 +102,6 @@ fn unet(name: &str) -> Result<Box<dyn FnMut() -> Result<()>>> {
         _ => "*",
     };
     let names = Scope::parse(scope)?.select(params.tensors().keys())?;
-    let lean = name == "unet-xattn-lean";
-    if lean {
-        params = halved(params, &names)?;
-    }
     params.make_trainable(&names)?;
     let unet = Unet::new(&config, &params)?;
     Ok(Box::new(move || {

@@ -11,7 +11,7 @@ use crate::nn::{ParamStore, Shapes};
 use crate::progress::check_interrupted;
 use crate::sd::{TextEncoder, TextEncoderConfig, Unet, UnetConfig, Vae, VaeConfig};
 use crate::{Error, Result};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -79,32 +79,37 @@ fn write(folder: &Path) -> Result<()> {
     output.commit()
 }
 
-/// The UNet alone, in memory.
-pub(super) fn unet_parameters() -> Result<(UnetConfig, ParamStore)> {
+/// The UNet alone, in memory; matrices and convolutions that are not `exact` are kept in `bf16`.
+pub(super) fn unet_parameters(exact: &(dyn Fn(&str) -> bool + Sync)) -> Result<(UnetConfig, ParamStore)> {
     let config = UnetConfig::from_json(&unet().to_string())?;
-    let params = parameters(|store| Unet::new(&config, store).map(drop))?;
+    let params = parameters(|store| Unet::new(&config, store).map(drop), exact)?;
     Ok((config, params))
 }
 
 /// The VAE alone, in memory.
 pub(super) fn made_up_vae() -> Result<Vae> {
     let config = parsed::<VaeConfig>(&vae())?;
-    Vae::new(&config, &parameters(|store| Vae::new(&config, store).map(drop))?)
+    Vae::new(&config, &parameters(|store| Vae::new(&config, store).map(drop), &|_| true)?)
 }
 
 /// The text encoder alone, in memory.
 pub(super) fn made_up_text_encoder() -> Result<TextEncoder> {
     let config = parsed::<TextEncoderConfig>(&text_encoder())?;
-    TextEncoder::new(&config, &parameters(|store| TextEncoder::new(&config, store).map(drop))?)
+    TextEncoder::new(&config, &parameters(|store| TextEncoder::new(&config, store).map(drop), &|_| true)?)
 }
 
 /// Made-up weights of all that a network asks for.
-fn parameters(build: impl FnOnce(&ParamStore) -> Result<()>) -> Result<ParamStore> {
+fn parameters(
+    build: impl FnOnce(&ParamStore) -> Result<()>,
+    exact: &(dyn Fn(&str) -> bool + Sync),
+) -> Result<ParamStore> {
     let tensors: Result<_> = shapes(build)?
         .par_iter()
         .map(|(name, shape)| {
             let values = made_up(name, shape);
-            Ok((name.clone(), Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?))
+            let tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?;
+            let halved = shape.len() > 1 && !exact(name);
+            Ok((name.clone(), if halved { tensor.to_dtype(DType::BF16)? } else { tensor }))
         })
         .collect();
     Ok(ParamStore::new(tensors?))

@@ -1,41 +1,37 @@
 //! The gradients of an attention, tile by tile from the saved log-sum-exp.
+//!
+//! Scores are computed panel by panel of keys, the keys innermost: `P` and `dS` come out of their products in the very order in
+//! which `dv^T = dout^T P` and `dk^T = q^T dS` read their right operands. Only for `dq = dS k` they are copied, into tiles.
 
 use super::{Shape, packed};
-use crate::nn::kernels::gemm::Onto;
+use crate::nn::kernels::gemm::{Onto, Order, Panels, Tiles};
 use crate::nn::kernels::math::{exp, sum2};
-use crate::nn::kernels::matmul::{View, product};
 use crate::nn::kernels::parallel::{SharedMut, chunks, grown, sum_parts, tasks, zeros};
 use crate::nn::kernels::simd::{dispatched, mul_add};
 use std::cell::RefCell;
 
-/// Keys of a tile.
-const KEYS: usize = 512;
-/// Elements of a tile of scores: with few keys, a tile has more queries.
-const TILE: usize = 1 << 15;
+/// Keys of a tile: what the product that gives `dq` sums in registers.
+const KEYS: usize = 384;
+/// Queries of a tile: what those that give `dk` and `dv` sum; a tile of both stays in the core's cache.
+const QUERIES: usize = 192;
 /// Keys of a task.
-const KEY_TASK: usize = 1024;
-
-impl Shape {
-    /// Queries of a tile; depends on the sizes alone.
-    fn queries(&self) -> usize {
-        (TILE / KEYS.min(self.t)).clamp(64, 512).min(self.s)
-    }
-
-    /// How many keys from `k0` on the query `q` sees.
-    fn visible(&self, q: usize, k0: usize, keys: usize) -> usize {
-        if self.causal { (q + 1).saturating_sub(k0).min(keys) } else { keys }
-    }
-}
+const KEY_TASK: usize = 3 * KEYS;
 
 /// The buffers of a thread, kept from task to task: to map and unmap them each time costs more than the work.
 #[derive(Default)]
 struct Scratch {
-    scores: Vec<f32>,
+    /// Probabilities of one panel of keys.
+    probabilities: Vec<f32>,
+    /// Gradients of the scores, panel after panel of keys.
     grads: Vec<f32>,
-    result: Vec<f32>,
-    key: Vec<f32>,
-    value: Vec<f32>,
-    key_rows: Vec<f32>,
+    /// Log-sum-exp and `Delta` of the queries.
+    rows: Vec<f32>,
+    /// Packed keys and values.
+    right: [Vec<f32>; 3],
+    /// Packed queries and their gradients, in either direction, and the gradients of the scores.
+    left: [Vec<f32>; 5],
+    /// The gradients of keys and values, features by keys.
+    sums: [Vec<f32>; 2],
 }
 
 thread_local! {
@@ -43,31 +39,26 @@ thread_local! {
 }
 
 #[inline(always)]
-fn probabilities_inner<const FMA: bool>(
-    shape: &Shape,
-    q0: usize,
-    k0: usize,
-    keys: usize,
-    lse: &[f32],
-    scores: &mut [f32],
-) {
-    for (i, (row, &lse)) in scores.chunks_exact_mut(keys).zip(lse).enumerate() {
-        let (seen, masked) = row.split_at_mut(shape.visible(q0 + i, k0, keys));
-        masked.fill(0.0);
-        for x in seen {
+fn probabilities_inner<const FMA: bool>(width: usize, hidden: Option<(usize, usize)>, lse: &[f32], scores: &mut [f32]) {
+    for (i, (row, &lse)) in scores.chunks_exact_mut(width).zip(lse).enumerate() {
+        for x in row.iter_mut() {
             *x = exp::<FMA>(*x - lse);
+        }
+        if let Some((q0, k0)) = hidden {
+            row[(q0 + i + 1).saturating_sub(k0).min(width)..].fill(0.0);
         }
     }
 }
 
 dispatched! {
-    /// Scores to probabilities by the saved log-sum-exp.
-    pub fn probabilities(shape: &Shape, q0: usize, k0: usize, keys: usize, lse: &[f32], scores: &mut [f32]) = probabilities_inner;
+    /// Scores, `(queries, width)`, to probabilities by the saved log-sum-exp. With `hidden`, the first query and the first key,
+    /// later keys are not seen.
+    pub fn probabilities(width: usize, hidden: Option<(usize, usize)>, lse: &[f32], scores: &mut [f32]) = probabilities_inner;
 }
 
 #[inline(always)]
-fn score_grads_inner<const FMA: bool>(keys: usize, scale: f32, p: &[f32], delta: &[f32], dp: &mut [f32]) {
-    for ((p, dp), &delta) in p.chunks_exact(keys).zip(dp.chunks_exact_mut(keys)).zip(delta) {
+fn score_grads_inner<const FMA: bool>(width: usize, scale: f32, p: &[f32], delta: &[f32], dp: &mut [f32]) {
+    for ((p, dp), &delta) in p.chunks_exact(width).zip(dp.chunks_exact_mut(width)).zip(delta) {
         for (dp, &p) in dp.iter_mut().zip(p) {
             *dp = p * ((*dp - delta) * scale);
         }
@@ -76,7 +67,7 @@ fn score_grads_inner<const FMA: bool>(keys: usize, scale: f32, p: &[f32], delta:
 
 dispatched! {
     /// `dS = scale P (dP - Delta)`, in place of `dP`.
-    pub fn score_grads(keys: usize, scale: f32, p: &[f32], delta: &[f32], dp: &mut [f32]) = score_grads_inner;
+    pub fn score_grads(width: usize, scale: f32, p: &[f32], delta: &[f32], dp: &mut [f32]) = score_grads_inner;
 }
 
 #[inline(always)]
@@ -148,53 +139,92 @@ struct Given<'a> {
 
 impl Given<'_> {
     /// What up to [`KEY_TASK`] keys from `first` on of one head of one sample add to the three gradients.
-    fn keys(&self, (b, h): (usize, usize), first: usize, scratch: &mut Scratch, [to_q, to_k, to_v]: [SharedMut; 3]) {
-        let (&Self { shape, saved, dout, wanted: [want_q, want_k, want_v], .. }, width) = (self, self.shape.width());
-        let Shape { heads, s, t, d, .. } = *shape;
-        let Scratch { scores, grads, result, key, value, key_rows, .. } = scratch;
-        let end = t.min(first + KEY_TASK);
+    fn keys(&self, (b, h): (usize, usize), first: usize, scratch: &mut Scratch, to: [SharedMut; 3]) {
+        let end = self.shape.t.min(first + KEY_TASK);
         for k0 in (first..end).step_by(KEYS) {
-            let keys = KEYS.min(end - k0);
-            let rows = shape.head(saved.k, (b, h), t, k0);
-            let key = packed(rows.t(), d, keys, key);
-            let value = (want_q || want_k).then(|| packed(shape.head(saved.v, (b, h), t, k0).t(), d, keys, value));
-            let key_rows = want_q.then(|| packed(rows, keys, d, key_rows));
-            let (key_offset, key_extent) = ((b * t + k0) * width + h * d, (keys - 1) * width + d);
-            for q0 in (0..s).step_by(shape.queries()) {
-                let n = shape.queries().min(s - q0);
-                if shape.causal && k0 >= q0 + n {
-                    continue;
-                }
-                let (query, grad) = (shape.head(saved.q, (b, h), s, q0), shape.head(dout, (b, h), s, q0));
-                let (row_lse, row_delta) = grown(result, 2 * n).split_at_mut(n);
-                for i in 0..n {
-                    let at = (b * s + q0 + i) * heads + h;
-                    (row_lse[i], row_delta[i]) = (saved.lse[at], self.delta[at]);
-                }
-                let (p, dp) = (grown(scores, n * keys), grown(grads, n * keys));
-                // SAFETY: `p` is `n` rows of `keys`, and this thread's.
-                unsafe { key.multiply((n, 0, keys), query, p.as_mut_ptr(), keys, Onto::Nothing, shape.scale()) };
-                probabilities(shape, q0, k0, keys, row_lse, p);
-                if want_v {
-                    let dst = to_v.at(key_offset, key_extent);
-                    // SAFETY: these keys of this head belong to this task alone, and `at` checks the bounds.
-                    unsafe { product((keys, d, n), dst, width, true, View::new(&*p, keys, 1).t(), grad, 1.0) };
+            self.block((b, h), k0, KEYS.min(end - k0), scratch, to);
+        }
+    }
+
+    /// The same of `keys` keys from `k0` on.
+    fn block(
+        &self,
+        (b, h): (usize, usize),
+        k0: usize,
+        keys: usize,
+        scratch: &mut Scratch,
+        [to_q, to_k, to_v]: [SharedMut; 3],
+    ) {
+        let &Self { shape, saved, dout, wanted: [want_q, want_k, want_v], .. } = self;
+        let Shape { heads, s, t, d, .. } = *shape;
+        let Scratch { probabilities: p_buffer, grads, rows, right, left, sums } = scratch;
+        let [key, value, key_rows] = right;
+        let of_keys = |x| shape.head(x, (b, h), t, k0);
+        let key = packed(of_keys(saved.k).t(), d, keys, key);
+        let value = (want_q || want_k).then(|| packed(of_keys(saved.v).t(), d, keys, value));
+        let key_rows = want_q.then(|| packed(of_keys(saved.k), keys, d, key_rows));
+        let panel = key.columns();
+        let [dk, dv] = sums.each_mut().map(|sums| grown(sums, d * keys.next_multiple_of(panel)));
+        let mut onto = Onto::Nothing;
+        for q0 in (0..s).step_by(QUERIES) {
+            let n = QUERIES.min(s - q0);
+            if shape.causal && k0 >= q0 + n {
+                continue;
+            }
+            let (query, grad) = (shape.head(saved.q, (b, h), s, q0), shape.head(dout, (b, h), s, q0));
+            let [a, b_, c, e, ds] = left.each_mut();
+            let (query_rows, grad_rows) = (Tiles::pack(query, n, d, a), Tiles::pack(grad, n, d, b_));
+            let query = want_k.then(|| Tiles::pack(query.t(), d, n, c));
+            let grad = want_v.then(|| Tiles::pack(grad.t(), d, n, e));
+            let (row_lse, row_delta) = grown(rows, 2 * n).split_at_mut(n);
+            for i in 0..n {
+                let at = (b * s + q0 + i) * heads + h;
+                (row_lse[i], row_delta[i]) = (saved.lse[at], self.delta[at]);
+            }
+            let grads = grown(grads, n * keys.next_multiple_of(panel));
+            for at in (0..keys).step_by(panel) {
+                let order = Order::new(n, panel.min(keys - at));
+                let (count, width) = (panel.min(keys - at), order.width());
+                let p = grown(p_buffer, order.len());
+                // SAFETY: `p` is `n` rows of `width`, and this thread's; so are the buffers below.
+                unsafe { key.times((at, count), query_rows, p.as_mut_ptr(), width, Onto::Nothing, shape.scale()) };
+                let hidden = shape.causal.then(|| (q0, k0 + at));
+                probabilities(width, hidden, row_lse, &mut p[..n * width]);
+                if let Some(grad) = grad {
+                    let dst = dv[at * d..][..width * d].as_mut_ptr();
+                    // SAFETY: as above.
+                    unsafe { Panels::new(order, p).times((0, count), grad, dst, width, onto, 1.0) };
                 }
                 let Some(value) = value else { continue };
-                // SAFETY: `dp` is `n` rows of `keys`, and this thread's.
-                unsafe { value.multiply((n, 0, keys), grad, dp.as_mut_ptr(), keys, Onto::Nothing, 1.0) };
-                score_grads(keys, shape.scale(), p, row_delta, dp);
-                let ds = View::new(&*dp, keys, 1);
-                if let Some(key_rows) = key_rows {
-                    let dst = to_q.at((b * s + q0) * width + h * d, (n - 1) * width + d);
-                    // SAFETY: these queries of this head, in this task's part of `dq`, belong to this task alone.
-                    unsafe { key_rows.multiply((n, 0, d), ds, dst, width, Onto::Before, 1.0) };
+                let dp = &mut grads[at * n..][..n * width];
+                // SAFETY: as above.
+                unsafe { value.times((at, count), grad_rows, dp.as_mut_ptr(), width, Onto::Nothing, 1.0) };
+                score_grads(width, shape.scale(), &p[..n * width], row_delta, dp);
+                if let Some(query) = query {
+                    let dst = dk[at * d..][..width * d].as_mut_ptr();
+                    // SAFETY: as above.
+                    unsafe { Panels::new(order, dp).times((0, count), query, dst, width, onto, 1.0) };
                 }
-                if want_k {
-                    let dst = to_k.at(key_offset, key_extent);
-                    // SAFETY: as for `dv`.
-                    unsafe { product((keys, d, n), dst, width, true, ds.t(), query, 1.0) };
-                }
+            }
+            onto = Onto::Before;
+            if let Some(key_rows) = key_rows {
+                let ds = Tiles::pack_panels(grads, n, keys, ds);
+                let dst = to_q.at((b * s + q0) * shape.width() + h * d, (n - 1) * shape.width() + d);
+                // SAFETY: these queries of this head, in this task's part of `dq`, belong to this task alone.
+                unsafe { key_rows.times((0, d), ds, dst, shape.width(), Onto::Before, 1.0) };
+            }
+        }
+        if matches!(onto, Onto::Nothing) {
+            return; // no query sees these keys
+        }
+        for (to, sums) in [(to_k, want_k.then_some(&*dk)), (to_v, want_v.then_some(&*dv))] {
+            let Some(sums) = sums else { continue };
+            for j in 0..keys {
+                let at = j / panel * panel;
+                let width = Order::new(1, panel.min(keys - at)).width();
+                // SAFETY: this key of this head belongs to this task alone; the bounds are checked.
+                let row = unsafe { to.slice((b * t + k0 + j) * shape.width() + h * d, d) };
+                row.iter_mut().zip(sums[at * d + j - at..].iter().step_by(width)).for_each(|(to, sum)| *to = *sum);
             }
         }
     }

@@ -232,6 +232,26 @@ impl<'a> Tiles<'a> {
         }
         Self { path, m, k, values: buffer }
     }
+
+    /// The same of an operand that lies in panels of [`Panels::columns`] columns, one after the other, each `m` rows of whole
+    /// vectors; of a `k` that is summed in registers at once.
+    pub fn pack_panels(panels: &[f32], m: usize, k: usize, buffer: &'a mut Vec<f32>) -> Self {
+        let path = Instructions::used();
+        assert!(depth(k) == k, "panels of an inner dimension that is cut");
+        let values = grown(buffer, m * k + SLACK).as_mut_ptr();
+        for i in (0..m).step_by(path.rows()) {
+            let rows = path.rows().min(m - i);
+            for at in (0..k).step_by(path.columns()) {
+                let count = path.columns().min(k - at);
+                let width = count.next_multiple_of(path.lanes());
+                let panel = View::new(&panels[at * m..][..m * width], width, 1);
+                // SAFETY: the panel is as large as that; tiles are written in order, so that what a part writes too far is
+                // overwritten by the next.
+                unsafe { pack(path, panel.from(i, 0), (rows, count), values.add(i * k + at * rows), rows) };
+            }
+        }
+        Self { path, m, k, values: buffer }
+    }
 }
 
 /// Packs the tiles of a left operand, `m x k`.
