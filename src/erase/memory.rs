@@ -60,9 +60,8 @@ impl Need {
         let sizes = [settings.forget_batch, settings.retain_batch];
         let graph = |thrift: Thrift| {
             let shares = gradient::shares(&sizes, height * width, thrift);
-            // of shares side by side, as many are in memory as there are threads
-            let threads = if shares.side_by_side { rayon::current_num_threads().min(shares.count) } else { 1 };
-            let rows = (sizes.iter().sum::<usize>().div_ceil(shares.count) * threads) as u64;
+            // shares side by side may all be in memory; how many are depends on the threads, on which no choice may depend
+            let rows = sizes.iter().sum::<usize>().div_ceil(if shares.side_by_side { 1 } else { shares.count }) as u64;
             let per_row = if thrift.checkpointing { footprint.checkpointed() } else { footprint.dense() };
             F32 * per_row * rows * (16 + BACKWARD) / 16
         };
