@@ -145,6 +145,6 @@ fn a_memory_limit_is_kept_to_by_checkpoints_or_refused_with_what_is_needed() {
     assert!(least < all["memory_bytes"].as_u64().unwrap());
     let too_little = (least - 1).to_string();
     let limit = ["--concept", "star", "--memory-limit", too_little.as_str()];
-    refused(&limit, &["--memory-limit", "this job needs about", "--dtype bf16"]);
+    refused(&limit, &["--memory-limit", "this job needs about", "--batch-size", "--dtype bf16"]);
     refused(&["--concept", "star", "--memory-limit", "8 apples"], &["8 apples", "8GiB"]);
 }

@@ -22,6 +22,11 @@ impl Precision {
             Self::Bf16 => "bf16",
         }
     }
+
+    /// Whether a tensor of this shape is rounded, unless it is exact.
+    pub fn halves(self, shape: &[usize]) -> bool {
+        self == Self::Bf16 && shape.len() > 1
+    }
 }
 
 impl fmt::Display for Precision {

@@ -11,8 +11,8 @@ use candle_core::{Device, Tensor};
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
-use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 
 /// The weights of one component.
@@ -47,7 +47,8 @@ pub(super) fn load_tensors_as(
     exact: &(dyn Fn(&str) -> bool + Sync),
     beside: Option<(&ModelFiles, &BTreeMap<String, Tensor>)>,
 ) -> Result<Component> {
-    let other = beside.map(|(files, tensors)| Ok::<_, Error>((Shards::open(files, rel)?, tensors))).transpose()?;
+    let other = beside.map(|(files, _)| open(files, rel)).transpose()?.unwrap_or_default();
+    let other: Vec<_> = other.iter().filter_map(|bytes| Some((bytes, parse(bytes).ok()?))).collect();
     let found = WeightFiles::find(files, rel)?;
     let mut component = Component { tensors: BTreeMap::new(), dtypes: BTreeMap::new(), files: found.clone() };
     let mut holder = BTreeMap::new();
@@ -58,13 +59,12 @@ pub(super) fn load_tensors_as(
         views.sort_by(|a, b| a.0.cmp(&b.0)); // so that which error comes first does not depend on a hash map
         let convert = |(name, view): &(String, TensorView<'_>)| -> Result<Converted> {
             check_interrupted()?;
-            let shared =
-                other.as_ref().and_then(|(shards, tensors)| shards.same(name, view).then(|| tensors.get(name))?);
+            let shared = beside.and_then(|(_, tensors)| tensors.get(name)).filter(|_| same(&other, name, view));
             let converted = match shared {
                 Some(tensor) => Converted::Tensor(tensor.clone()),
                 None => match decode(view.dtype(), view.data()) {
                     Decoded::Floats(values) => {
-                        let halved = precision == Precision::Bf16 && view.shape().len() > 1 && !exact(name);
+                        let halved = precision.halves(view.shape()) && !exact(name);
                         tensor(values, view.shape(), halved)?
                     }
                     other => Converted::None(other),
@@ -131,28 +131,23 @@ fn tensor(values: Vec<f32>, shape: &[usize], halved: bool) -> Result<Converted> 
 
 /// Whether the weights whose plain name is `rel` are byte for byte the same in two models.
 pub(super) fn same_weights(a: &ModelFiles, b: &ModelFiles, rel: &str) -> Result<bool> {
-    let (a, b) = (Shards::open(a, rel)?, Shards::open(b, rel)?);
-    let same = a.0.len() == b.0.len() && a.0.iter().zip(&b.0).all(|(a, b)| a[..] == b[..]);
-    a.0.iter().chain(&b.0).for_each(|bytes| bytes.release(bytes));
+    let (a, b) = (open(a, rel)?, open(b, rel)?);
+    let same = a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| a[..] == b[..]);
+    a.iter().chain(&b).for_each(|bytes| bytes.release(bytes));
     Ok(same)
 }
 
-/// Mapped weight files of another model.
-struct Shards(Vec<Bytes>);
+/// The mapped weight files whose plain name is `rel`.
+fn open(files: &ModelFiles, rel: &str) -> Result<Vec<Bytes>> {
+    WeightFiles::find(files, rel)?.shards.iter().map(|shard| files.map(shard)).collect()
+}
 
-impl Shards {
-    fn open(files: &ModelFiles, rel: &str) -> Result<Self> {
-        Ok(Self(WeightFiles::find(files, rel)?.shards.iter().map(|shard| files.map(shard)).collect::<Result<_>>()?))
-    }
-
-    /// Whether a tensor has the same type, shape and bytes here.
-    fn same(&self, name: &str, view: &TensorView<'_>) -> bool {
-        self.0.iter().any(|bytes| {
-            let Some(here) = parse(bytes).ok() else { return false };
-            let Ok(here) = here.tensor(name) else { return false };
-            let same = here.dtype() == view.dtype() && here.shape() == view.shape() && here.data() == view.data();
-            bytes.release(here.data());
-            same
-        })
-    }
+/// Whether a tensor has the same type, shape and bytes in one of these files.
+fn same(files: &[(&Bytes, SafeTensors<'_>)], name: &str, view: &TensorView<'_>) -> bool {
+    files.iter().any(|(bytes, tensors)| {
+        let Ok(here) = tensors.tensor(name) else { return false };
+        let same = here.dtype() == view.dtype() && here.shape() == view.shape() && here.data() == view.data();
+        bytes.release(here.data());
+        same
+    })
 }

@@ -85,8 +85,8 @@ impl Need {
             Some(way) => Ok(way),
             None if budget.limit.is_none() => Ok(least),
             None => Err(Error::usage(format!(
-                "--memory-limit {} is too little: this job needs about {}; raise the limit, keep frozen weights in half the memory \
-                 (--dtype bf16), or train fewer parameters (--train-scope, --score-scope)",
+                "--memory-limit {} is too little: this job needs about {}; raise the limit, lower --batch-size, keep frozen weights in half the \
+                 memory (--dtype bf16), or train fewer parameters (--train-scope, --score-scope)",
                 gib(limit),
                 gib(least.1)
             ))),
@@ -163,9 +163,10 @@ mod tests {
         }
         let message = under(3).unwrap_err().to_string();
         assert!(
-            message.contains("3.0GiB") && message.contains("4.0GiB") && message.contains("--dtype bf16"),
+            message.contains("3.0GiB") && message.contains("4.0GiB") && message.contains("--batch-size"),
             "{message}"
         );
+        assert!(message.contains("--dtype bf16"), "{message}");
         // where checkpoints save nothing, they are not taken
         assert_eq!(Need([5, 5, 7, 6]).within(Budget { limit: Some(5) }).unwrap().0, Thrift::default());
     }

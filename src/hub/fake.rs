@@ -5,7 +5,7 @@
 //! from then on is a model like any other.
 
 use super::demo;
-use crate::checkpoint::{OutputFolder, write_file, write_safetensors};
+use crate::checkpoint::{OutputFolder, Precision, write_file, write_safetensors};
 use crate::diffusion::Generator;
 use crate::nn::{ParamStore, Shapes};
 use crate::progress::check_interrupted;
@@ -108,7 +108,7 @@ fn parameters(
         .map(|(name, shape)| {
             let values = made_up(name, shape);
             let tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?;
-            let halved = shape.len() > 1 && !exact(name);
+            let halved = Precision::Bf16.halves(shape) && !exact(name);
             Ok((name.clone(), if halved { tensor.to_dtype(DType::BF16)? } else { tensor }))
         })
         .collect();

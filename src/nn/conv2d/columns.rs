@@ -92,17 +92,14 @@ pub(super) fn forward(g: &Geometry, x: &[f32], weight: Values<'_>, bias: Option<
         }
     };
     let samples = x.chunks_exact(g.in_sample());
-    if g.batch < SAMPLES && needs_columns(g) && taps * pixels > LARGE {
-        for (input, maps) in samples.zip(y.chunks_exact_mut(g.outputs * pixels)) {
-            biased(maps);
-            in_bands(g, input, w, bias.is_some(), maps);
-        }
-        return;
-    }
     if g.batch < SAMPLES {
         let onto = if bias.is_some() { Onto::Before } else { Onto::Nothing };
         for (input, maps) in samples.zip(y.chunks_exact_mut(g.outputs * pixels)) {
             biased(maps);
+            if needs_columns(g) && taps * pixels > LARGE {
+                in_bands(g, input, w, bias.is_some(), maps);
+                continue;
+            }
             let columns = all_columns(g, input);
             matmul((g.outputs, pixels, taps), w, View::new(&columns[..], pixels, 1), onto, maps);
         }

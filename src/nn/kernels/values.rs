@@ -2,6 +2,12 @@
 
 use half::bf16;
 
+/// Without rounding. (`half`'s own asks for NaNs, and is not inlined into the loops.)
+#[inline(always)]
+pub fn widen(value: bf16) -> f32 {
+    f32::from_bits(u32::from(value.to_bits()) << 16)
+}
+
 /// `f32`, or the `bf16` of frozen weights, which are widened (exactly) where an operand is packed.
 #[derive(Clone, Copy)]
 pub enum Values<'a> {
@@ -21,7 +27,7 @@ impl<'a> Values<'a> {
     pub fn at(self, i: usize) -> f32 {
         match self {
             Self::F32(values) => values[i],
-            Self::Bf16(values) => values[i].to_f32(),
+            Self::Bf16(values) => widen(values[i]),
         }
     }
 
@@ -38,9 +44,7 @@ impl<'a> Values<'a> {
     pub fn some<const N: usize>(self, i: usize) -> [f32; N] {
         match self {
             Self::F32(values) => std::array::from_fn(|n| values[i..i + N][n]),
-            Self::Bf16(values) => {
-                std::array::from_fn(|n| f32::from_bits(u32::from(values[i..i + N][n].to_bits()) << 16))
-            }
+            Self::Bf16(values) => std::array::from_fn(|n| widen(values[i..i + N][n])),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The vectors that the matrix products are written in: AVX-512, AVX2, and arrays that the compiler makes vectors of.
 
 use crate::nn::kernels::simd::{BASELINE_FMA, mul_add};
+use crate::nn::kernels::values::widen;
 use half::bf16;
 
 /// What an operand may consist of.
@@ -36,7 +37,7 @@ impl Number for bf16 {
 
     #[inline(always)]
     fn to_f32(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
+        widen(self)
     }
 }
 
