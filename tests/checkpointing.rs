@@ -11,7 +11,7 @@ use erase_concept::erase::loss::denoising;
 use erase_concept::erase::memory::Thrift;
 use erase_concept::erase::student::{Predictor, Student};
 use erase_concept::nn::{Gradients, ParamStore, backward};
-use erase_concept::sd::{Unet, UnetConfig};
+use erase_concept::sd::{Conditions, Unet, UnetConfig};
 
 fn demo() -> (UnetConfig, ParamStore) {
     let loaded = erase_concept::checkpoint::load_model(&erase_concept::hub::demo()).unwrap();
@@ -29,6 +29,7 @@ fn gradients(checkpointing: bool, chosen: &dyn Fn(&str) -> bool) -> Gradients {
     let mut randn = |shape: &[usize]| noise.randn_tensor(shape, &Device::Cpu).unwrap();
     let (x, context) = (randn(&[2, 4, 16, 16]), randn(&[2, 32, 128]));
     let (target, other) = (randn(&[2, 4, 16, 16]), randn(&[2, 32, 128]));
+    let [context, other] = [&context, &other].map(Conditions::from);
     let student = Student::new(&unet, checkpointing);
     let a = student.predict(&x, &[981.0, 20.0], &context).unwrap();
     let b = student.predict(&x, &[500.0, 3.0], &other).unwrap();
@@ -77,13 +78,14 @@ fn rows_of_large_latents_one_after_another_are_the_batch() {
     let mut noise = Generator::new(9);
     let mut randn = |shape: &[usize]| noise.randn_tensor(shape, &Device::Cpu).unwrap();
     let (noisy, target, prompts) = (randn(&[3, 4, 40, 40]), randn(&[3, 4, 40, 40]), randn(&[2, 32, 128]));
+    let prompts = Conditions::from(&prompts);
     let batch = Batch { noisy, t: vec![900.0, 400.0, 7.0], target, prompts: vec![1, 0, 1] };
     let thrift = Thrift { checkpointing: true, single_rows: false };
     assert!(!gradient::shares(&[3], 40 * 40, thrift).side_by_side);
     let trained = gradient::Trained { unet: &unet, params: &params, thrift };
-    let loss = |part: &Batch, unet: &Student<'_>| denoising(unet, part, &part.context(&prompts)?);
+    let loss = |part: &Batch, unet: &Student<'_>| denoising(unet, part, &part.conditions(&prompts)?);
     let (rows, value) = gradient::of_batch(&batch, trained, loss).unwrap();
-    let whole = denoising(&unet, &batch, &batch.context(&prompts).unwrap()).unwrap();
+    let whole = denoising(&unet, &batch, &batch.conditions(&prompts).unwrap()).unwrap();
     assert!((value - f64::from(whole.to_scalar::<f32>().unwrap())).abs() < 1e-6);
     for (name, whole) in backward(whole, &params).unwrap() {
         let square = |tensor: &Tensor| tensor.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();

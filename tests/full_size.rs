@@ -9,7 +9,7 @@ use erase_concept::diffusion::Generator;
 use erase_concept::erase::student::{Predictor, Student};
 use erase_concept::hub::made_up_unet;
 use erase_concept::nn::Gradients;
-use erase_concept::sd::Unet;
+use erase_concept::sd::{Conditions, Unet};
 
 fn dot(a: &Tensor, b: &Tensor) -> f64 {
     let product = (a.to_dtype(DType::F64).unwrap() * b.to_dtype(DType::F64).unwrap()).unwrap();
@@ -38,7 +38,7 @@ fn predicts_and_trains_as_pytorch_does_at_full_size() {
     let noise = Generator::new(3).randn_tensor((2, 4, 16, 16), &Device::Cpu).unwrap();
     let gradients = |checkpointing: bool| -> Gradients {
         let student = Student::new(&unet, checkpointing);
-        let prediction = student.predict(&g["x"], &t, &g["context"]).unwrap();
+        let prediction = student.predict(&g["x"], &t, &Conditions::from(&g["context"])).unwrap();
         let loss = (prediction - &noise).unwrap().sqr().unwrap().mean_all().unwrap();
         let value = f64::from(loss.to_scalar::<f32>().unwrap());
         assert!((value - facts["loss"].as_f64().unwrap()).abs() < 1e-5, "loss {value}");

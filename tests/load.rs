@@ -46,9 +46,9 @@ fn the_demo_loads_and_an_edit_is_in_the_saved_model_alone() {
 
 #[test]
 fn other_layouts_load_or_say_why_not() {
-    load_model(&ModelFiles::Folder(common::fixture("tiny-sd21"))).expect("SD 2.1");
-    let message = load_model(&ModelFiles::Folder(common::fixture("tiny-sdxl"))).err().expect("refused").to_string();
-    assert!(message.contains("model_index.json: _class_name is StableDiffusionXLPipeline"), "{message}");
+    for model in ["tiny-sd21", "tiny-sdxl"] {
+        load_model(&ModelFiles::Folder(common::fixture(model))).expect(model);
+    }
     for (rel, from, to, expected) in [
         (
             "unet/config.json",

@@ -22,7 +22,7 @@ fn denoise(
     seed: u64,
 ) -> Tensor {
     let unet = model.unet().unwrap();
-    let (context, negative) = (model.embed(prompts).unwrap(), model.embed(negative).unwrap());
+    let (context, negative) = (model.embed(prompts).unwrap(), model.embed_negative(negative).unwrap());
     let mut stream = Generator::new(seed);
     let mut noise = |shape: &[usize]| stream.randn_tensor(shape, &Device::Cpu);
     model.denoise(&unet, o, &context, &negative, start.clone(), &mut noise).unwrap()

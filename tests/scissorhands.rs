@@ -15,7 +15,7 @@ use erase_concept::erase::scope::Scope;
 use erase_concept::erase::score::Sensitivity;
 use erase_concept::erase::trim::{Scores, threshold};
 use erase_concept::nn::{Gradients, ParamStore, backward};
-use erase_concept::sd::{StableDiffusion, Unet};
+use erase_concept::sd::{Conditions, StableDiffusion, Unet};
 use serde_json::Value;
 use std::collections::HashMap;
 
@@ -34,7 +34,7 @@ impl Case {
         Self { model, schedule, arrays: goldens("demo"), facts: facts("demo") }
     }
 
-    fn embed(&self, key: &str) -> Tensor {
+    fn embed(&self, key: &str) -> Conditions {
         let prompts: Vec<String> = serde_json::from_value(self.facts[key].clone()).unwrap();
         self.model.embed(&prompts).unwrap()
     }
@@ -77,11 +77,11 @@ fn losses_equal_pytorchs() {
     let golden = |name: &str| case.facts["losses"][name].as_f64().unwrap();
     let (c, ca, cr) = (case.embed("shs_prompts"), case.embed("shs_anchor_prompts"), case.embed("shs_retain_prompts"));
     let b0 = case.batch(0);
-    let plain = |b, c: &Tensor| value(&denoising(&unet, &case.batch(b), c).unwrap());
+    let plain = |b, c: &Conditions| value(&denoising(&unet, &case.batch(b), c).unwrap());
     assert_relative("plain0", plain(0, &c), golden("plain0"), 1e-5);
     assert_relative("plain1", plain(1, &c), golden("plain1"), 1e-5);
     assert_relative("retain2", plain(2, &cr), golden("retain2"), 1e-5);
-    let predict = |c: &Tensor| unet.forward(&b0.noisy, &b0.t, c).unwrap();
+    let predict = |c: &Conditions| unet.forward(&b0.noisy, &b0.t, c).unwrap();
     let anchor = value(&mse(&predict(&c), &predict(&ca)).unwrap());
     assert_relative("anchor0", anchor, golden("anchor0"), 1e-5);
     let empty = case.model.embed(&["", "", "", ""]).unwrap();
@@ -179,7 +179,7 @@ fn projection_equals_pytorchs() {
     let (params, names) = case.params("xattn");
     let unet = case.unet(&params);
     let (c, cr) = (case.embed("shs_prompts"), case.embed("shs_retain_prompts"));
-    let gradient = |b: usize, c: &Tensor, sign: f64| {
+    let gradient = |b: usize, c: &Conditions, sign: f64| {
         backward((denoising(&unet, &case.batch(b), c).unwrap() * sign).unwrap(), &params).unwrap()
     };
     let memory = gradient(0, &c, -1.0);

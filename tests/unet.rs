@@ -4,7 +4,7 @@ mod common;
 
 use common::{assert_close, difference, fixture, goldens, repository, tensors};
 use erase_concept::nn::ParamStore;
-use erase_concept::sd::{AddedConditions, Unet, UnetConfig};
+use erase_concept::sd::{AddedConditions, Conditions, Unet, UnetConfig};
 
 fn load(folder: std::path::PathBuf) -> (UnetConfig, ParamStore) {
     let config = std::fs::read_to_string(folder.join("config.json")).expect("config");
@@ -40,7 +40,8 @@ fn sdxl_shape_predicts_the_golden_noise() {
     let g = goldens("tiny-sdxl");
     let sizes = vec![[32.0, 32.0, 0.0, 0.0, 32.0, 32.0]];
     let added = AddedConditions { text_embeds: g["pooled"].clone(), time_ids: sizes };
-    let eps = unet.forward_with(&g["start"], &[321.0], &g["text"], Some(&added)).unwrap();
+    let conditions = Conditions { context: g["text"].clone(), added: Some(added) };
+    let eps = unet.forward(&g["start"], &[321.0], &conditions).unwrap();
     assert_close("tiny-sdxl unet.eps", &eps, &g["unet.eps"], 1e-3);
     let error = unet.forward(&g["start"], &[321.0], &g["text"]).unwrap_err().to_string();
     assert!(error.contains("SDXL"), "{error}");

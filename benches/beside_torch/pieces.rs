@@ -9,7 +9,7 @@ use erase_concept::erase::student::{Predictor, Student};
 use erase_concept::erase::trim::{Init, Scores, trim};
 use erase_concept::erase::{self, Data, Scope, Settings};
 use erase_concept::progress::Silent;
-use erase_concept::sd::{SampleOptions, Unet};
+use erase_concept::sd::{Conditions, SampleOptions, Unet};
 use erase_concept::{Error, hub};
 use std::time::Instant;
 
@@ -106,7 +106,7 @@ fn unet(name: &str) -> Result<Box<dyn FnMut() -> Result<()>>> {
     let unet = Unet::new(&config, &params)?;
     Ok(Box::new(move || {
         let student = Student::new(&unet, lean);
-        let loss = student.predict(&x, &[500.0], &context)?.sqr()?.mean_all()?;
+        let loss = student.predict(&x, &[500.0], &Conditions::from(&context))?.sqr()?.mean_all()?;
         student.backward(loss, &params).map(drop)
     }))
 }

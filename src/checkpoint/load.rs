@@ -8,7 +8,7 @@ use super::{UNET_WEIGHTS, save_edited};
 use crate::diffusion::SchedulerConfig;
 use crate::nn::ParamStore;
 use crate::progress::check_interrupted;
-use crate::sd::{Classifier, StableDiffusion, TextEncoder, Tokenizer, Unet, UnetConfig, Vae};
+use crate::sd::{Classifier, SecondEncoder, StableDiffusion, TextEncoder, Tokenizer, Unet, UnetConfig, Vae};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use safetensors::Dtype;
@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 /// Pipelines that consist of one text encoder, a UNet and a VAE, as this program has them.
 const PIPELINES: [&str; 2] = ["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"];
+/// The pipeline with two text encoders.
+const XL: &str = "StableDiffusionXLPipeline";
 
 /// What to do about a config that makes no sense.
 const REMEDY: &str = "correct it, or download the file again";
@@ -50,34 +52,39 @@ pub fn load_model(files: &ModelFiles) -> Result<LoadedModel> {
 /// # Errors
 /// As [`load_model`].
 pub fn load_model_with(files: &ModelFiles, loading: &Loading<'_>) -> Result<LoadedModel> {
-    check_pipeline(files)?;
+    let index = check_pipeline(files)?;
     let in_file = |rel: &'static str| move |e: Error| name_file(files, rel, e);
-    let text = |rel: &'static str| -> Result<String> {
+    let content = |rel: &'static str| -> Result<String> {
         String::from_utf8(files.read(rel)?.into_owned()).map_err(|e| Error::file(files.describe(rel), e))
     };
 
     let scheduler = "scheduler/scheduler_config.json";
-    let scheduler = SchedulerConfig::from_json(&text(scheduler)?).map_err(in_file(scheduler))?;
-    let mut tokenizer = Tokenizer::from_files(&|name| {
-        let bytes = files.try_read(&format!("tokenizer/{name}"))?;
-        Ok(bytes.map(std::borrow::Cow::into_owned))
-    })
-    .map_err(in_file("tokenizer"))?;
-    check_widths(files)?;
+    let scheduler = SchedulerConfig::from_json(&content(scheduler)?).map_err(in_file(scheduler))?;
+    check_widths(files, index.two_encoders)?;
     check_interrupted()?;
 
-    let unet_config = UnetConfig::from_json(&text("unet/config.json")?).map_err(in_file("unet/config.json"))?;
+    let unet_config = UnetConfig::from_json(&content("unet/config.json")?).map_err(in_file("unet/config.json"))?;
     let beside = loading.beside.map(|(files, loaded)| (files, loaded.model.unet_params.tensors()));
     let unet = load_tensors_as(files, UNET_WEIGHTS, loading.precision, loading.exact, beside)?;
     let unet_params = ParamStore::new(unet.tensors);
     Unet::new(&unet_config, &unet_params).map_err(in_file("unet/config.json"))?; // every tensor has its place
 
-    let text_encoder =
-        frozen(files, ("text_encoder", "model.safetensors"), loading, |m| &m.text_encoder, TextEncoder::new)?;
-    let vae = frozen(files, ("vae", "diffusion_pytorch_model.safetensors"), loading, |m| &m.vae, Vae::new)?;
-    tokenizer.limit_to(text_encoder.config().max_position_embeddings);
-    check_vocabulary(files, &tokenizer, text_encoder.config().vocab_size)?;
-    let model = StableDiffusion { tokenizer, text_encoder, unet_config, unet_params, vae, scheduler };
+    let (tokenizer, text_encoder) = text(files, loading, false)?;
+    let second = index.two_encoders.then(|| -> Result<_> {
+        let (tokenizer, text_encoder) = text(files, loading, true)?;
+        Ok(SecondEncoder { tokenizer, text_encoder })
+    });
+    let vae = frozen(files, ("vae", "diffusion_pytorch_model.safetensors"), loading, |m| Some(&m.vae), Vae::new)?;
+    let model = StableDiffusion {
+        tokenizer,
+        text_encoder,
+        second: second.transpose()?,
+        zeros_for_empty: index.zeros_for_empty,
+        unet_config,
+        unet_params,
+        vae,
+        scheduler,
+    };
     Ok(LoadedModel {
         model,
         unet_file: unet.files.name().to_string(),
@@ -105,20 +112,39 @@ pub fn save_model(
     save_edited(files, changed, into, metadata)
 }
 
+/// The first (or the second) tokenizer, and the text encoder that goes with it.
+fn text(files: &ModelFiles, loading: &Loading<'_>, second: bool) -> Result<(Tokenizer, Arc<TextEncoder>)> {
+    let (tokenizer, encoder) = if second { ("tokenizer_2", "text_encoder_2") } else { ("tokenizer", "text_encoder") };
+    let read = |name: &str| {
+        let bytes = files.try_read(&format!("{tokenizer}/{name}"))?;
+        Ok(bytes.map(std::borrow::Cow::into_owned))
+    };
+    let mut bpe = Tokenizer::from_files(&read).map_err(|e| name_file(files, tokenizer, e))?;
+    let weights = (encoder, "model.safetensors");
+    let text_encoder = match second {
+        false => frozen(files, weights, loading, |m| Some(&m.text_encoder), TextEncoder::new)?,
+        true => frozen(files, weights, loading, |m| Some(&m.second.as_ref()?.text_encoder), TextEncoder::new)?,
+    };
+    bpe.limit_to(text_encoder.config().max_position_embeddings);
+    check_vocabulary(files, &bpe, (tokenizer, encoder), text_encoder.config().vocab_size)?;
+    Ok((bpe, text_encoder))
+}
+
 /// A component that is never trained: that of the model beside this one, if its files are the same.
 fn frozen<C: DeserializeOwned, N>(
     files: &ModelFiles,
     (folder, weights): (&str, &str),
     loading: &Loading<'_>,
-    of: impl Fn(&StableDiffusion) -> &Arc<N>,
+    of: impl Fn(&StableDiffusion) -> Option<&Arc<N>>,
     new: impl Fn(&C, &ParamStore) -> Result<N>,
 ) -> Result<Arc<N>> {
     let (config_file, weights) = (format!("{folder}/config.json"), format!("{folder}/{weights}"));
     if let Some((other, loaded)) = loading.beside
         && files.read(&config_file)? == other.read(&config_file)?
+        && let Some(loaded) = of(&loaded.model)
         && same_weights(files, other, &weights)?
     {
-        return Ok(of(&loaded.model).clone());
+        return Ok(loaded.clone());
     }
     let config = json(files, &config_file)?;
     let Component { tensors, .. } = load_tensors_as(files, &weights, loading.precision, &|_| false, None)?;
@@ -157,52 +183,84 @@ fn name_file(files: &ModelFiles, rel: &str, e: Error) -> Error {
     }
 }
 
-fn check_pipeline(files: &ModelFiles) -> Result<()> {
+/// What `model_index.json` says.
+struct Index {
+    two_encoders: bool,
+    zeros_for_empty: bool,
+}
+
+fn check_pipeline(files: &ModelFiles) -> Result<Index> {
     let rel = "model_index.json";
     let index: Value = json(files, rel)?;
     let class = index.get("_class_name").and_then(Value::as_str).unwrap_or("nothing");
-    if PIPELINES.contains(&class) {
-        return Ok(());
+    let two_encoders = class == XL;
+    if !two_encoders && !PIPELINES.contains(&class) {
+        let known = PIPELINES.join(", ");
+        let what = format!("_class_name is {class}; this program edits {known} (SD 1.x and 2.x) and {XL} (SDXL)");
+        return Err(Error::file(files.describe(rel), what));
     }
-    let what = format!("_class_name is {class}; this program edits {} (SD 1.x and 2.x)", PIPELINES.join(" and "));
-    Err(Error::file(files.describe(rel), what))
+    // diffusers' own default
+    let zeros = index.get("force_zeros_for_empty_prompt").and_then(Value::as_bool).unwrap_or(true);
+    Ok(Index { two_encoders, zeros_for_empty: two_encoders && zeros })
 }
 
 /// What the configs say about each other's tensors.
-fn check_widths(files: &ModelFiles) -> Result<()> {
-    let unet: Value = json(files, "unet/config.json")?;
-    for (ours, other, theirs) in [
-        ("cross_attention_dim", "text_encoder/config.json", "hidden_size"),
-        ("in_channels", "vae/config.json", "latent_channels"),
-    ] {
-        let config: Value = json(files, other)?;
-        if let (Some(a), Some(b)) = (unet.get(ours).and_then(Value::as_u64), config.get(theirs).and_then(Value::as_u64))
-            && a != b
-        {
-            let what = format!("{ours} is {a}, but {theirs} in {other} is {b}; are they from one text-to-image model?");
-            return Err(Error::file(files.describe("unet/config.json"), what));
-        }
+fn check_widths(files: &ModelFiles, two_encoders: bool) -> Result<()> {
+    let unet_file = "unet/config.json";
+    let unet: Value = json(files, unet_file)?;
+    let number = |config: &Value, key: &str| config.get(key).and_then(Value::as_u64);
+    let config = |folder: &str| json::<Value>(files, &format!("{folder}/config.json"));
+    let wrong = |what: String| Err(Error::file(files.describe(unet_file), what));
+    let one_model = "are they from one text-to-image model?";
+
+    let encoders: &[&str] = if two_encoders { &["text_encoder", "text_encoder_2"] } else { &["text_encoder"] };
+    let configs = encoders.iter().map(|encoder| config(encoder)).collect::<Result<Vec<_>>>()?;
+    let widths: Option<Vec<u64>> = configs.iter().map(|config| number(config, "hidden_size")).collect();
+    let width = widths.map(|widths| widths.into_iter().fold(0, u64::saturating_add));
+    if let (Some(a), Some(b)) = (number(&unet, "cross_attention_dim"), width)
+        && a != b
+    {
+        let where_ = encoders.iter().map(|encoder| format!("{encoder}/config.json")).collect::<Vec<_>>().join(" and ");
+        return wrong(format!("cross_attention_dim is {a}, but hidden_size in {where_} is {b}; {one_model}"));
     }
-    let channels = |key: &str| unet.get(key).and_then(Value::as_u64);
-    if let (Some(a), Some(b)) = (channels("in_channels"), channels("out_channels"))
+    let pooled = number(&unet, "projection_class_embeddings_input_dim").zip(number(&unet, "addition_time_embed_dim"));
+    if let (Some((all, each)), Some(b)) = (pooled, configs.get(1).and_then(|config| number(config, "projection_dim")))
+        && let a = all.saturating_sub(each.saturating_mul(6))
+        && a != b
+    {
+        let what = "projection_class_embeddings_input_dim and addition_time_embed_dim leave";
+        let theirs = "projection_dim in text_encoder_2/config.json";
+        return wrong(format!("{what} {a} for the pooled text, but {theirs} is {b}; {one_model}"));
+    }
+    if let (Some(a), Some(b)) = (number(&unet, "in_channels"), number(&config("vae")?, "latent_channels"))
+        && a != b
+    {
+        return wrong(format!("in_channels is {a}, but latent_channels in vae/config.json is {b}; {one_model}"));
+    }
+    if let (Some(a), Some(b)) = (number(&unet, "in_channels"), number(&unet, "out_channels"))
         && a != b
     {
         let what = format!("in_channels is {a}, but out_channels is {b}; only plain text-to-image models are edited");
-        return Err(Error::file(files.describe("unet/config.json"), what));
+        return wrong(what);
     }
     Ok(())
 }
 
 /// Every token must have a row in the text encoder's table.
-fn check_vocabulary(files: &ModelFiles, tokenizer: &Tokenizer, rows: usize) -> Result<()> {
-    match tokenizer.largest_id() as usize {
+fn check_vocabulary(
+    files: &ModelFiles,
+    bpe: &Tokenizer,
+    (tokenizer, encoder): (&str, &str),
+    rows: usize,
+) -> Result<()> {
+    match bpe.largest_id() as usize {
         id if id < rows => Ok(()),
         id => {
             let what = format!(
-                "has a token of id {id}, but vocab_size in text_encoder/config.json is {rows}; tokenizer and text encoder do \
+                "has a token of id {id}, but vocab_size in {encoder}/config.json is {rows}; tokenizer and text encoder do \
                  not belong together, download both again"
             );
-            Err(Error::file(files.describe("tokenizer"), what))
+            Err(Error::file(files.describe(tokenizer), what))
         }
     }
 }

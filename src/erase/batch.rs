@@ -5,6 +5,7 @@ use super::gradient::narrow;
 use super::settings::{Batches, Timesteps};
 use crate::Result;
 use crate::diffusion::{Generator, Schedule};
+use crate::sd::Conditions;
 use candle_core::Tensor;
 use std::ops::Range;
 
@@ -41,10 +42,9 @@ impl Batch {
         })
     }
 
-    /// Rows of `embeddings` `(P, L, D)`, one for each row of the batch.
-    pub fn context(&self, embeddings: &Tensor) -> Result<Tensor> {
-        let index = Tensor::new(self.prompts.as_slice(), embeddings.device())?;
-        Ok(embeddings.index_select(&index, 0)?)
+    /// Of the conditions of all prompts, those of each row.
+    pub fn conditions(&self, prompts: &Conditions) -> Result<Conditions> {
+        prompts.select(&self.prompts)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::batch::Batch;
 use super::student::Predictor;
 use crate::Result;
+use crate::sd::Conditions;
 use candle_core::Tensor;
 
 /// The scale of the published class script's guided score: `(1 + w) cond - w uncond`.
@@ -14,13 +15,18 @@ pub fn mse(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 }
 
 /// The denoising loss `l(x, c; theta)`: the prediction against the noise (or v).
-pub fn denoising(unet: &impl Predictor, batch: &Batch, context: &Tensor) -> Result<Tensor> {
-    mse(&unet.predict(&batch.noisy, &batch.t, context)?, &batch.target)
+pub fn denoising(unet: &impl Predictor, batch: &Batch, conditions: &Conditions) -> Result<Tensor> {
+    mse(&unet.predict(&batch.noisy, &batch.t, conditions)?, &batch.target)
 }
 
 /// The denoising loss of the guided prediction `8.5 cond - 7.5 uncond`; the gradient flows through both.
-pub fn guided_denoising(unet: &impl Predictor, batch: &Batch, context: &Tensor, uncond: &Tensor) -> Result<Tensor> {
-    let cond = unet.predict(&batch.noisy, &batch.t, context)?;
+pub fn guided_denoising(
+    unet: &impl Predictor,
+    batch: &Batch,
+    cond: &Conditions,
+    uncond: &Conditions,
+) -> Result<Tensor> {
+    let cond = unet.predict(&batch.noisy, &batch.t, cond)?;
     let uncond = unet.predict(&batch.noisy, &batch.t, uncond)?;
     mse(&((cond * (1.0 + GUIDED_W))? - (uncond * GUIDED_W)?)?, &batch.target)
 }

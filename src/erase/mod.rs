@@ -32,7 +32,7 @@ use crate::concept::Concept;
 use crate::diffusion::{self, Generator, Schedule};
 use crate::nn::ParamStore;
 use crate::progress::{Event, Progress, check_interrupted};
-use crate::sd::{StableDiffusion, Unet};
+use crate::sd::{Conditions, StableDiffusion, Unet};
 use batch::Loader;
 use candle_core::Tensor;
 use memory::{Budget, Need, Thrift};
@@ -131,7 +131,7 @@ pub fn scissorhands(
         forget: model.embed(&data.forget.prompts)?,
         anchors: model.embed(&anchors)?,
         retain: model.embed(&data.retain.prompts)?,
-        empty: model.embed(&[""])?,
+        empty: model.embed_negative(&[""])?,
     };
 
     let scores = {
@@ -142,7 +142,7 @@ pub fn scissorhands(
         let passes = if settings.contrast { 2 } else { 1 };
         progress.event(Event::Stage { name: "scoring", steps: passes * settings.score_batches });
         let mut noise = stream(1);
-        let mut sensitivity = |latents: &Latents, prompts: &Tensor| -> Result<score::Sensitivity> {
+        let mut sensitivity = |latents: &Latents, prompts: &Conditions| -> Result<score::Sensitivity> {
             let mut batches =
                 Loader::new(latents, &schedule, settings.forget_batch, settings.batches, settings.timesteps);
             let mut sensitivity = score::Sensitivity::default();
@@ -150,12 +150,12 @@ pub fn scissorhands(
                 check_interrupted()?;
                 let batch = batches.next(&mut noise)?;
                 let (gradients, value) = gradient::of_batch(&batch, trained, |part, unet| {
-                    let context = part.context(prompts)?;
+                    let conditions = part.conditions(prompts)?;
                     match settings.score_loss {
-                        ScoreLoss::Plain => loss::denoising(unet, part, &context),
+                        ScoreLoss::Plain => loss::denoising(unet, part, &conditions),
                         ScoreLoss::Guided => {
-                            let uncond = embeddings.empty.broadcast_as(context.shape())?.contiguous()?;
-                            loss::guided_denoising(unet, part, &context, &uncond)
+                            let uncond = embeddings.empty.select(&vec![0; conditions.rows()])?;
+                            loss::guided_denoising(unet, part, &conditions, &uncond)
                         }
                     }
                 })?;
@@ -182,10 +182,10 @@ pub fn scissorhands(
     params.make_trainable(&scopes.train)?;
     if settings.edit > 0.0 {
         let texts = edit::Texts {
-            forget: &embeddings.forget,
-            anchors: &embeddings.anchors,
-            retain: &model.embed(&concept.retain)?,
-            empty: &embeddings.empty,
+            forget: &embeddings.forget.context,
+            anchors: &embeddings.anchors.context,
+            retain: &model.embed(&concept.retain)?.context,
+            empty: &embeddings.empty.context,
             unconditional: settings.unconditional,
             push: settings.push,
         };
@@ -193,7 +193,7 @@ pub fn scissorhands(
     }
     let context = match settings.context {
         0.0 => None,
-        _ => Some(context::KeptContext::new(base, &scopes.train, &model.embed(&concept.retain)?)?),
+        _ => Some(context::KeptContext::new(base, &scopes.train, &model.embed(&concept.retain)?.context)?),
     };
     let repair = Repair {
         config: &model.unet_config,

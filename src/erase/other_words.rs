@@ -151,7 +151,7 @@ fn nearest(model: &StableDiffusion, concept: &Concept, prompt: &str, count: usiz
         return Ok(candidates);
     }
     let texts: Vec<String> = candidates.iter().filter_map(|word| replaced(prompt, &concept.name, word)).collect();
-    let from = distances(&model.embed(&texts)?, &model.embed(&[prompt])?)?;
+    let from = distances(&model.embed(&texts)?.context, &model.embed(&[prompt])?.context)?;
     Ok(least(candidates, &from, count))
 }
 
@@ -182,12 +182,12 @@ fn probes(forget: &Latents, rows: &[usize], schedule: &Schedule, noise: &mut Gen
 }
 
 fn predict(model: &StableDiffusion, unet: &Unet, batch: &Batch, texts: &[String]) -> Result<Tensor> {
-    let context = model.embed(texts)?;
+    let conditions = model.embed(texts)?;
     let (_, _, height, width) = batch.noisy.dims4()?;
     let shares = gradient::shares(&[texts.len()], height * width, Thrift::default());
     let part = |i: usize| {
         let [rows] = shares.rows([texts.len()], i);
-        unet.forward(&narrow(&batch.noisy, &rows)?, &batch.t[rows.clone()], &narrow(&context, &rows)?)
+        unet.forward(&narrow(&batch.noisy, &rows)?, &batch.t[rows.clone()], &conditions.narrow(&rows)?)
     };
     let mut parts = Vec::with_capacity(shares.count);
     shares.each(part, |part| {

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::nn::{Gradients, ParamStore, backward};
-use crate::sd::{Tape, Unet, backward_through};
+use crate::sd::{Conditions, Tape, Unet, backward_through};
 use candle_core::Tensor;
 use std::cell::RefCell;
 
@@ -12,19 +12,19 @@ pub trait Predictor {
     ///
     /// # Errors
     /// As [`Unet::forward`].
-    fn predict(&self, x: &Tensor, t: &[f32], context: &Tensor) -> Result<Tensor>;
+    fn predict(&self, x: &Tensor, t: &[f32], conditions: &Conditions) -> Result<Tensor>;
 }
 
 impl Predictor for Unet {
-    fn predict(&self, x: &Tensor, t: &[f32], context: &Tensor) -> Result<Tensor> {
-        self.forward(x, t, context)
+    fn predict(&self, x: &Tensor, t: &[f32], conditions: &Conditions) -> Result<Tensor> {
+        self.forward(x, t, conditions)
     }
 }
 
 impl Predictor for Student<'_> {
-    fn predict(&self, x: &Tensor, t: &[f32], context: &Tensor) -> Result<Tensor> {
-        let Some(tapes) = &self.tapes else { return self.unet.forward(x, t, context) };
-        let (prediction, tape) = self.unet.forward_checkpointed(x, t, context, None)?;
+    fn predict(&self, x: &Tensor, t: &[f32], conditions: &Conditions) -> Result<Tensor> {
+        let Some(tapes) = &self.tapes else { return self.unet.forward(x, t, conditions) };
+        let (prediction, tape) = self.unet.forward_checkpointed(x, t, conditions)?;
         tapes.borrow_mut().push(tape);
         Ok(prediction)
     }

@@ -1,6 +1,6 @@
 //! The parts of a Stable Diffusion model together: prompts to embeddings, noise to latents, latents to pictures.
 
-use super::{TextEncoder, Tokenizer, Unet, UnetConfig, Vae};
+use super::{AddedConditions, Conditions, TextEncoder, Tokenizer, Unet, UnetConfig, Vae};
 use crate::diffusion::{self, Generator, Sampler, Schedule, SchedulerConfig};
 use crate::nn::{ParamStore, by_rows};
 use crate::progress::check_interrupted;
@@ -16,6 +16,8 @@ const NOT_FINITE: &str = "the model's picture became NaN or infinite: its config
 const SMALL: usize = 32 * 32;
 /// Small pictures that a thread makes at a time.
 const SHARE: usize = 4;
+/// Prompts that a text encoder takes at a time.
+const EMBEDDED: usize = 64;
 
 /// A loaded model.
 pub struct StableDiffusion {
@@ -23,6 +25,10 @@ pub struct StableDiffusion {
     pub tokenizer: Tokenizer,
     /// Token ids to embeddings; always frozen.
     pub text_encoder: Arc<TextEncoder>,
+    /// SDXL's second tokenizer and text encoder.
+    pub second: Option<SecondEncoder>,
+    /// Whether an empty negative prompt is zeros instead of what the text encoders make of it (SDXL).
+    pub zeros_for_empty: bool,
     /// The UNet's architecture.
     pub unet_config: UnetConfig,
     /// The UNet's parameters.
@@ -31,6 +37,14 @@ pub struct StableDiffusion {
     pub vae: Arc<Vae>,
     /// The noise schedule and default sampler.
     pub scheduler: SchedulerConfig,
+}
+
+/// SDXL's second tokenizer (`tokenizer_2`) and text encoder (`text_encoder_2`).
+pub struct SecondEncoder {
+    /// Prompts to token ids.
+    pub tokenizer: Tokenizer,
+    /// Token ids to embeddings and a pooled embedding; always frozen.
+    pub text_encoder: Arc<TextEncoder>,
 }
 
 /// How latents are sampled.
@@ -49,20 +63,42 @@ pub struct SampleOptions {
 }
 
 impl StableDiffusion {
-    /// Text embeddings, `(B, L, D)`, without a graph.
-    pub fn embed<S: AsRef<str>>(&self, prompts: &[S]) -> Result<Tensor> {
+    /// What the UNet is told of these prompts, a row each, without a graph, for pictures of the default size.
+    pub fn embed<S: AsRef<str>>(&self, prompts: &[S]) -> Result<Conditions> {
+        let parts = prompts.chunks(EMBEDDED).map(|prompts| self.embed_together(prompts)).collect::<Result<Vec<_>>>()?;
+        let pixels = self.latent_size() * self.vae.downsampling();
+        Ok(Conditions::cat(&parts.iter().collect::<Vec<_>>())?.sized(pixels, pixels))
+    }
+
+    /// As [`StableDiffusion::embed`], for what a picture is steered away from: some models take zeros for an empty prompt.
+    pub fn embed_negative<S: AsRef<str>>(&self, prompts: &[S]) -> Result<Conditions> {
+        let conditions = self.embed(prompts)?;
+        if !self.zeros_for_empty {
+            return Ok(conditions);
+        }
+        conditions.without_text(&prompts.iter().map(|prompt| prompt.as_ref().is_empty()).collect::<Vec<_>>())
+    }
+
+    fn embed_together<S: AsRef<str>>(&self, prompts: &[S]) -> Result<Conditions> {
+        check_interrupted()?;
         let ids = self.tokenizer.encode(prompts)?.ids;
-        let forward = |ids: &[Vec<u32>]| {
-            check_interrupted()?;
-            self.text_encoder.forward(ids)
+        let Some(second) = &self.second else {
+            return Ok(Conditions { context: self.text_encoder.forward(&ids)?.detach(), added: None });
         };
-        let parts = ids.chunks(64).map(forward).collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::cat(&parts, 0)?.detach())
+        let first = self.text_encoder.forward_all(&ids, self.tokenizer.eos())?;
+        check_interrupted()?;
+        let ids = second.tokenizer.encode(prompts)?.ids;
+        let second = second.text_encoder.forward_all(&ids, second.tokenizer.eos())?;
+        let context = Tensor::cat(&[first.penultimate, second.penultimate], 2)?.detach(); // features side by side
+        let pooled = second.pooled.ok_or_else(|| Error::Weights("text_encoder_2 has no text_projection".into()))?;
+        let added = AddedConditions { text_embeds: pooled.detach(), time_ids: vec![[0.0; 6]; prompts.len()] };
+        Ok(Conditions { context, added: Some(added) })
     }
 
     /// Bytes of all networks' parameters.
     pub fn bytes(&self) -> usize {
-        self.unet_params.bytes() + self.text_encoder.bytes() + self.vae.bytes()
+        let second = self.second.as_ref().map_or(0, |second| second.text_encoder.bytes());
+        self.unet_params.bytes() + self.text_encoder.bytes() + second + self.vae.bytes()
     }
 
     /// The UNet for sampling: it never records a graph.
@@ -112,22 +148,25 @@ impl StableDiffusion {
             Ok(Tensor::cat(&rows, 0)?)
         };
         let start = draw(&[])?;
-        self.denoise(unet, options, &self.embed(prompts)?, &self.embed(negatives)?, start, &mut draw)
+        let pixels = |latent: usize| latent * self.vae.downsampling();
+        let [prompts, negatives] = [self.embed(prompts)?, self.embed_negative(negatives)?]
+            .map(|conditions| conditions.sized(pixels(height), pixels(width)));
+        self.denoise(unet, options, &prompts, &negatives, start, &mut draw)
     }
 
-    /// Denoises unit-normal latents `start` `(B, C, h, w)` under the given embeddings `(B, L, D)`.
+    /// Denoises unit-normal latents `start` `(B, C, h, w)` under the conditions of `B` prompts and negative prompts.
     pub fn denoise(
         &self,
         unet: &Unet,
         options: &SampleOptions,
-        context: &Tensor,
-        negative: &Tensor,
+        prompts: &Conditions,
+        negatives: &Conditions,
         start: Tensor,
         noise: &mut dyn FnMut(&[usize]) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let rows = start.dim(0)?;
         let guided = options.guidance_scale > 1.0;
-        let both = if guided { Tensor::cat(&[negative, context], 0)? } else { context.clone() }; // [uncond | cond]
+        let both = if guided { Conditions::cat(&[negatives, prompts])? } else { prompts.clone() }; // [uncond | cond]
         let mut predict = |x: &Tensor, t: f32| -> Result<Tensor> {
             if !guided {
                 return unet.forward(x, &vec![t; rows], &both);

@@ -75,6 +75,11 @@ impl Tokenizer {
         self.max_length
     }
 
+    /// The id at which a prompt ends.
+    pub fn eos(&self) -> u32 {
+        self.eos
+    }
+
     /// The largest id that a prompt can give.
     pub fn largest_id(&self) -> u32 {
         let vocabulary = self.bpe.get_vocab(true);

@@ -41,8 +41,13 @@ pub struct Tiny(tempfile::TempDir);
 
 impl Tiny {
     pub fn new() -> Self {
+        Self::of("tiny-sd21")
+    }
+
+    /// A copy of another fixture.
+    pub fn of(model: &str) -> Self {
         let tiny = Self(tempfile::tempdir().expect("tempdir"));
-        copy(&super::fixture("tiny-sd21"), &tiny.root().join("model"));
+        copy(&super::fixture(model), &tiny.root().join("model"));
         tiny
     }
 

@@ -15,8 +15,7 @@ use crate::Result;
 use crate::diffusion::{Generator, Schedule};
 use crate::nn::{Gradients, ParamStore};
 use crate::progress::{Event, Progress, check_interrupted};
-use crate::sd::{Unet, UnetConfig};
-use candle_core::Tensor;
+use crate::sd::{Conditions, Unet, UnetConfig};
 use objective::{Part, Term};
 use serde::{Deserialize, Serialize};
 
@@ -35,16 +34,16 @@ pub struct StepRecord {
     pub v: f64,
 }
 
-/// Text embeddings of every prompt that training uses, computed once, `(P, L, D)`.
+/// The conditions of every prompt that training uses, computed once: a row for each prompt.
 pub struct Embeddings {
     /// Of the forget prompts.
-    pub forget: Tensor,
+    pub forget: Conditions,
     /// Of each forget prompt's anchor.
-    pub anchors: Tensor,
+    pub anchors: Conditions,
     /// Of the retain prompts.
-    pub retain: Tensor,
-    /// Of the empty prompt, `(1, L, D)`.
-    pub empty: Tensor,
+    pub retain: Conditions,
+    /// Of the empty prompt, one row.
+    pub empty: Conditions,
 }
 
 /// Everything that a repair works with.
@@ -129,7 +128,7 @@ impl Repair<'_> {
                 check_interrupted()?;
                 let batch = forget.next(noise)?;
                 let (gradients, _) = gradient::of_batch(&batch, self.trained(student), |part, student| {
-                    Ok((denoising(student, part, &part.context(&self.embeddings.forget)?)? * scale)?)
+                    Ok((denoising(student, part, &part.conditions(&self.embeddings.forget)?)? * scale)?)
                 })?;
                 gradient::add(&mut sum, gradients)?;
             }
@@ -150,19 +149,20 @@ impl Repair<'_> {
         let sizes = [f.t.len(), r.t.len()];
         let (_, _, height, width) = f.noisy.dims4()?;
         let shares = gradient::shares(&sizes, height * width, self.thrift);
-        let retain_context = self.retain_context(r)?;
+        let retain = self.retain_conditions(r)?;
         let (gradients, parts) = gradient::gradients(shares, self.trained(student), |i, student| {
             let [rows_f, rows_r] = shares.rows(sizes, i);
             let mut parts = Vec::with_capacity(2);
             if !rows_f.is_empty() {
                 let batch = f.rows(&rows_f)?;
-                let (context, anchors) =
-                    (batch.context(&self.embeddings.forget)?, batch.context(&self.embeddings.anchors)?);
-                parts.push(Part { term: Term::Forget { anchors }, batch, context, of: sizes[0] });
+                let [conditions, anchors] =
+                    [&self.embeddings.forget, &self.embeddings.anchors].map(|prompts| batch.conditions(prompts));
+                let term = Term::Forget { anchors: anchors? };
+                parts.push(Part { term, batch, conditions: conditions?, of: sizes[0] });
             }
             if !rows_r.is_empty() {
-                let (batch, context) = (r.rows(&rows_r)?, gradient::narrow(&retain_context, &rows_r)?);
-                parts.push(Part { term: Term::Retain, batch, context, of: sizes[1] });
+                let (batch, conditions) = (r.rows(&rows_r)?, retain.narrow(&rows_r)?);
+                parts.push(Part { term: Term::Retain, batch, conditions, of: sizes[1] });
             }
             let targets = self.targets(base, current, &parts)?;
             self.loss(student, &parts, &targets)

@@ -6,7 +6,7 @@ use crate::erase::batch::Batch;
 use crate::erase::loss::mse;
 use crate::erase::settings::{ForgetTerm, RetainTarget, Teacher};
 use crate::erase::student::{Predictor, Student};
-use crate::sd::Unet;
+use crate::sd::{Conditions, Unet};
 use candle_core::Tensor;
 
 /// A share's rows of a batch of `of` rows, with their texts.
@@ -14,7 +14,7 @@ pub(super) struct Part {
     pub term: Term,
     pub batch: Batch,
     /// What the student reads.
-    pub context: Tensor,
+    pub conditions: Conditions,
     pub of: usize,
 }
 
@@ -22,7 +22,7 @@ pub(super) struct Part {
 pub(super) enum Term {
     /// With what a teacher reads instead.
     Forget {
-        anchors: Tensor,
+        anchors: Conditions,
     },
     Retain,
 }
@@ -55,20 +55,20 @@ impl Repair<'_> {
                 continue;
             }
             let (x, t) = joined(&asked)?;
-            let texts: Vec<&Tensor> = asked
+            let texts: Vec<&Conditions> = asked
                 .iter()
                 .map(|part| match &part.term {
                     Term::Forget { anchors } => anchors,
-                    Term::Retain => &part.context,
+                    Term::Retain => &part.conditions,
                 })
                 .collect();
-            let all = unet.forward(&x, &t, &Tensor::cat(&texts, 0)?)?;
+            let all = unet.forward(&x, &t, &Conditions::cat(&texts)?)?;
             let mut first = 0;
             for (place, part) in places.into_iter().zip(asked) {
                 targets[place] = all.narrow(0, first, part.rows())?;
                 first += part.rows();
                 if s.push != 0.0 && matches!(part.term, Term::Forget { .. }) {
-                    let from = unet.forward(&part.batch.noisy, &part.batch.t, &part.context)?;
+                    let from = unet.forward(&part.batch.noisy, &part.batch.t, &part.conditions)?;
                     targets[place] = ((&targets[place] * (1.0 + s.push))? - (from * s.push)?)?;
                 }
             }
@@ -85,8 +85,8 @@ impl Repair<'_> {
     ) -> Result<(Tensor, (f32, f32))> {
         let s = self.settings;
         let (x, t) = joined(&parts.iter().collect::<Vec<_>>())?;
-        let texts: Vec<&Tensor> = parts.iter().map(|part| &part.context).collect();
-        let prediction = student.predict(&x, &t, &Tensor::cat(&texts, 0)?)?;
+        let texts: Vec<&Conditions> = parts.iter().map(|part| &part.conditions).collect();
+        let prediction = student.predict(&x, &t, &Conditions::cat(&texts)?)?;
         let (mut loss, mut found, mut first) = (None, (0.0, 0.0), 0);
         for (part, target) in parts.iter().zip(targets) {
             let mse = self.weighted_mse(&prediction.narrow(0, first, part.rows())?, target, &part.batch.t)?;
@@ -112,17 +112,19 @@ impl Repair<'_> {
         Ok((loss, found))
     }
 
-    /// The retain prompts' embeddings, the first rows' replaced by the empty prompt's as the settings say.
-    pub(super) fn retain_context(&self, r: &Batch) -> Result<Tensor> {
-        let context = r.context(&self.embeddings.retain)?;
-        let rows = context.dim(0)?;
+    /// The retain prompts' conditions, the first rows' replaced by the empty prompt's as the settings say.
+    pub(super) fn retain_conditions(&self, r: &Batch) -> Result<Conditions> {
+        let conditions = r.conditions(&self.embeddings.retain)?;
+        let rows = conditions.rows();
         let empty = ((rows as f64 * self.settings.unconditional).round() as usize).min(rows);
         if empty == 0 {
-            return Ok(context);
+            return Ok(conditions);
         }
-        let (_, length, features) = context.dims3()?;
-        let unconditional = self.embeddings.empty.broadcast_as((empty, length, features))?;
-        Ok(Tensor::cat(&[&unconditional, &context.narrow(0, empty, rows - empty)?], 0)?)
+        let unconditional = self.embeddings.empty.select(&vec![0; empty])?;
+        if empty == rows {
+            return Ok(unconditional);
+        }
+        Conditions::cat(&[&unconditional, &conditions.narrow(&(empty..rows))?])
     }
 
     /// Mean squared error, each row weighted by `(min(sigma_t, 8) / 2)^p` with the settings' power p.

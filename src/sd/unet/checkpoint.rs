@@ -7,6 +7,7 @@
 
 use super::{AddedConditions, Stage, Unet};
 use crate::nn::{Gradients, ParamStore, complete, gather, on_deep_stack};
+use crate::sd::Conditions;
 use crate::{Error, Result};
 use candle_core::{Tensor, Var};
 
@@ -35,7 +36,7 @@ struct Piece {
 }
 
 impl Unet {
-    /// As [`Unet::forward_with`], keeping no more than what goes into each block. The prediction is a leaf of the graph: its
+    /// As [`Unet::forward`], keeping no more than what goes into each block. The prediction is a leaf of the graph: its
     /// gradient goes into [`Tape::backward`].
     ///
     /// # Errors
@@ -44,11 +45,11 @@ impl Unet {
         &self,
         x: &Tensor,
         t: &[f32],
-        context: &Tensor,
-        added: Option<&AddedConditions>,
+        conditions: impl Into<Conditions>,
     ) -> Result<(Tensor, Tape<'_>)> {
+        let Conditions { context, added } = &conditions.into();
         self.check_operands(x, t, context)?;
-        let temb = self.embed(t, added, x.device())?.detach();
+        let temb = self.embed(t, added.as_ref(), x.device())?.detach();
         let (mut h, mut skips, mut pieces) = (x.detach(), Vec::<Tensor>::new(), Vec::new());
         let mut most = 0;
         for stage in self.stages() {
@@ -64,7 +65,7 @@ impl Unet {
         let tape = Tape {
             unet: self,
             t: t.to_vec(),
-            added: added.cloned(),
+            added: added.clone(),
             context: context.detach(),
             temb,
             pieces,

@@ -56,7 +56,7 @@ impl TimestepEmbedding {
 }
 
 /// What SDXL's UNet is told besides the text embeddings.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct AddedConditions {
     /// The second text encoder's pooled embedding, `(B, features)`.
     pub text_embeds: Tensor,

@@ -14,6 +14,7 @@ pub use embeddings::{AddedConditions, sinusoid};
 pub use footprint::Footprint;
 
 use crate::nn::{Conv2d, GroupNorm, LoadReport, ParamPath, ParamStore, silu};
+use crate::sd::Conditions;
 use crate::{Error, Result};
 use blocks::{DownBlock, MidBlock, UpBlock};
 use candle_core::{Device, Tensor};
@@ -65,22 +66,15 @@ impl Unet {
     /// Predicts the noise (or v) in `x`.
     ///
     /// # Shape
-    /// `x` `(B, in, H, W)`, a timestep for each row (fractions allowed), `context` `(B, tokens, cross_attention_dim)` ->
-    /// `(B, out, H, W)`. `H` and `W` must be multiples of `2^(levels - 1)`.
-    pub fn forward(&self, x: &Tensor, t: &[f32], context: &Tensor) -> Result<Tensor> {
-        self.forward_with(x, t, context, None)
-    }
-
-    /// As [`Unet::forward`], with SDXL's further conditions.
-    pub fn forward_with(
-        &self,
-        x: &Tensor,
-        t: &[f32],
-        context: &Tensor,
-        added: Option<&AddedConditions>,
-    ) -> Result<Tensor> {
+    /// `x` `(B, in, H, W)`, a timestep for each row (fractions allowed), conditions with a context
+    /// `(B, tokens, cross_attention_dim)` -> `(B, out, H, W)`. `H` and `W` must be multiples of `2^(levels - 1)`.
+    ///
+    /// # Errors
+    /// If these do not fit each other, or an SDXL model gets no pooled text.
+    pub fn forward(&self, x: &Tensor, t: &[f32], conditions: impl Into<Conditions>) -> Result<Tensor> {
+        let Conditions { context, added } = &conditions.into();
         self.check_operands(x, t, context)?;
-        let temb = self.embed(t, added, x.device())?;
+        let temb = self.embed(t, added.as_ref(), x.device())?;
         let (mut h, mut skips) = (x.clone(), Vec::new());
         for stage in self.stages() {
             h = self.run(stage, &h, &temb, context, &mut skips)?;
