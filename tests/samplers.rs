@@ -72,6 +72,32 @@ fn v_prediction_equals_diffusers() {
     assert_close("tiny-sd21 ddim10", &latents, &g["ddim10"], 2e-3);
 }
 
+/// On a network that needs no weights; see `samplers` in `make_goldens.py`.
+#[test]
+fn every_spacing_and_parametrisation_equals_diffusers() {
+    let facts = facts("samplers");
+    let numbers = |value: &serde_json::Value| -> Vec<f32> { serde_json::from_value(value.clone()).unwrap() };
+    let tensor = |value| Tensor::from_vec(numbers(value), (1, 4, 2, 2), &Device::Cpu).unwrap();
+    let (start, mut count) = (tensor(&facts["start"]), 0);
+    for case in facts["cases"].as_array().unwrap() {
+        let config = SchedulerConfig::from_json(&case["config"].to_string()).unwrap();
+        let sampler = SAMPLERS.into_iter().find(|(name, _)| case["sampler"] == *name).unwrap().1;
+        let what = format!("{} {} {}", case["sampler"], case["config"]["prediction_type"], case["config"]["timestep_spacing"]);
+        assert_eq!(config.sampler(), sampler);
+        let schedule = Schedule::new(&config).unwrap();
+        let ts = timesteps(sampler, &schedule, 12).unwrap();
+        let golden = numbers(&case["timesteps"]);
+        assert_eq!(ts.len(), golden.len(), "{what}: {ts:?} {golden:?}");
+        assert!(ts.iter().zip(&golden).all(|(a, b)| (a - b).abs() < 1e-3), "{what}: {ts:?} {golden:?}");
+        let mut predict = |x: &Tensor, t: f32| Ok(((x * f64::from(0.4 * (t / 300.0).cos()))? + 0.1)?);
+        let mut noise = |_: &[usize]| unreachable!("eta is 0");
+        let end = sample(sampler, &schedule, 12, 0.0, start.clone(), &mut noise, &mut predict).unwrap();
+        assert_close(&what, &end, &tensor(&case["end"]), 1e-4);
+        count += 1;
+    }
+    assert_eq!(count, 30);
+}
+
 /// For data that is a unit normal at every noise level, the exact noise prediction is `sqrt(1 - abar) x`.
 #[test]
 fn every_sampler_carries_a_unit_normal_to_a_unit_normal() {
