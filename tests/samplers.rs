@@ -82,7 +82,8 @@ fn every_spacing_and_parametrisation_equals_diffusers() {
     for case in facts["cases"].as_array().unwrap() {
         let config = SchedulerConfig::from_json(&case["config"].to_string()).unwrap();
         let sampler = SAMPLERS.into_iter().find(|(name, _)| case["sampler"] == *name).unwrap().1;
-        let what = format!("{} {} {}", case["sampler"], case["config"]["prediction_type"], case["config"]["timestep_spacing"]);
+        let what =
+            format!("{} {} {}", case["sampler"], case["config"]["prediction_type"], case["config"]["timestep_spacing"]);
         assert_eq!(config.sampler(), sampler);
         let schedule = Schedule::new(&config).unwrap();
         let ts = timesteps(sampler, &schedule, 12).unwrap();

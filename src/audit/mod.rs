@@ -6,6 +6,7 @@ mod grid;
 pub mod html;
 mod interval;
 mod picture;
+mod prompt_set;
 mod report;
 mod trimmed;
 mod verify;
@@ -15,6 +16,7 @@ pub use drift::{DRIFT_DEFINITION, Drift, DriftMean, Move, PromptDrift, moves};
 pub use grid::{Grid, GridRow};
 pub use interval::{mean_drop, paired_drop, wilson};
 pub use picture::{Infotext, blurred, encode_png, from_images, to_images};
+pub use prompt_set::{Malformed, PromptRow, PromptRows};
 pub use report::{
     BeforeAfter, Comparison, DetectorRecord, LabelCount, MeanDrop, Rate, Report, RetainAxis, RunRecord, SCHEMA,
     VerifyRecord, peak_memory,
