@@ -1,5 +1,6 @@
 //! What is wrong with a file that should hold weights, in words that say what to do.
 
+use super::header;
 use safetensors::{SafeTensorError, SafeTensors};
 
 pub(super) const LFS_POINTER: &str = "a Git-LFS pointer stands in place of the file; run `git lfs pull` in the model's \
@@ -7,6 +8,9 @@ pub(super) const LFS_POINTER: &str = "a Git-LFS pointer stands in place of the f
 
 const HTML: &str = "an HTML page instead of the file; the download was answered by a web page (a login or an error?), \
                     download the file itself";
+
+/// The longest header that the safetensors crate reads, in bytes.
+const HEADER: usize = 100_000_000;
 
 /// What stands in the place of a text file (a config, a vocabulary), if it is certainly something else.
 pub(super) fn not_text(bytes: &[u8]) -> Option<&'static str> {
@@ -32,6 +36,11 @@ pub(super) fn is_lfs_pointer(bytes: &[u8]) -> bool {
 pub(super) fn parse(bytes: &[u8]) -> Result<SafeTensors<'_>, String> {
     if let Some(what) = not_weights(bytes) {
         return Err(what);
+    }
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap_or_default());
+    // a header that is longer than the file, or than any may be, is the crate's to refuse
+    if let Some(header) = usize::try_from(header).ok().and_then(|n| bytes[8..].get(..n)).filter(|h| h.len() <= HEADER) {
+        header::check(header).map_err(|e| format!("a broken safetensors header ({e}); download it again"))?;
     }
     SafeTensors::deserialize(bytes).map_err(|e| explain(bytes, &e))
 }
