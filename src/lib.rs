@@ -41,6 +41,8 @@ pub mod concept;
 pub mod diffusion;
 pub mod erase;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hub;
 pub mod nn;
 pub mod process;

@@ -45,6 +45,15 @@ pub(super) fn parse(bytes: &[u8]) -> Result<SafeTensors<'_>, String> {
     SafeTensors::deserialize(bytes).map_err(|e| explain(bytes, &e))
 }
 
+/// The number of tensors in a safetensors file: all of its header is read and checked, none of its numbers.
+///
+/// # Errors
+/// In words: what is wrong with it.
+pub fn read_header(bytes: &[u8]) -> Result<usize, String> {
+    let parsed = parse(bytes)?;
+    Ok(parsed.tensors().len())
+}
+
 /// What a file is that is certainly no safetensors file.
 fn not_weights(bytes: &[u8]) -> Option<String> {
     if bytes.is_empty() {

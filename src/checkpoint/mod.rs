@@ -18,6 +18,8 @@ mod write;
 pub use files::{Inventory, ModelFiles};
 pub use hash::{base_sha256, sha256_file, sha256_hex};
 pub use load::{LoadedModel, load_classifier, load_component, load_model, load_model_with, save_model};
+#[doc(hidden)]
+pub use malformed::read_header;
 pub use output_folder::OutputFolder;
 pub use precision::{Loading, Precision};
 pub use read::{Component, load_tensors};

@@ -10,8 +10,12 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::fmt;
+use std::io::Read;
 use std::path::Path;
 use std::str::FromStr;
+
+/// The largest concept file, in bytes. (Those that come with the program have at most 100 KB.)
+const LARGEST: usize = 512 << 10;
 
 /// What sort of thing a concept is; decides the templates of [`Concept::from_text`] and whether a report blurs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,7 +147,9 @@ impl Concept {
 
     /// Reads and checks a concept file.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
+        let mut text = String::new();
+        let read = std::fs::File::open(path).and_then(|file| file.take(LARGEST as u64 + 1).read_to_string(&mut text));
+        read.map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
                 let names = Self::names().join(", ");
                 Error::file(path, format!("no such concept file; check the path, or name a shipped concept: {names}"))
@@ -156,6 +162,10 @@ impl Concept {
 
     /// Reads and checks the text of a concept file; `path` is only named in errors.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        if text.len() > LARGEST {
+            let what = format!("larger than {} KiB; a concept file holds some hundred prompts", LARGEST >> 10);
+            return Err(Error::file(path, what));
+        }
         let concept: Self = toml::from_str(text).map_err(|error| {
             let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
             let place = line.map_or_else(String::new, |line| format!("line {line}: "));

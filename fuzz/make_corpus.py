@@ -1,0 +1,70 @@
+"""Writes the seeds of the fuzzers' corpora: python3 fuzz/make_corpus.py"""
+import json
+import pathlib
+import struct
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent
+
+
+def weights(header, data=b"", length=None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def entry(dtype, shape, start, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+SAFETENSORS = {
+    "empty": weights({}),
+    "one": weights({"conv_in.weight": entry("F16", [2, 3], 0, 12)}, bytes(12)),
+    "metadata": weights({"__metadata__": {"format": "pt", "modelspec.title": "é\n"}, "a": entry("F32", [1], 0, 4)}, bytes(4)),
+    "two": weights({"b": entry("I64", [1, 1], 8, 16), "a": entry("BF16", [4], 0, 8)}, bytes(16)),
+    "scalar": weights({"s": entry("F64", [], 0, 8)}, bytes(8)),
+    "nothing": weights({"n": entry("F32", [0, 4], 0, 0)}),
+    "overlap": weights({"a": entry("U8", [4], 0, 4), "b": entry("U8", [4], 2, 6)}, bytes(6)),
+    "hole": weights({"a": entry("U8", [2], 2, 4)}, bytes(4)),
+    "short": weights({"a": entry("F32", [4], 0, 16)}, bytes(3)),
+    "long": weights({"a": entry("U8", [1], 0, 1)}, bytes(9)),
+    "lie": weights({}, length=2**63),
+    "overflow": weights({"a": entry("F32", [2**62, 2**62], 0, 4)}, bytes(4)),
+    "unknown": weights({"a": entry("F7", [1], 0, 1)}, bytes(1)),
+    "twice": weights(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"x"),
+    "padded": weights(json.dumps({"a": entry("U8", [1], 0, 1)}).encode() + b"     ", b"x"),
+    "nested": weights(b'{"a":' + b"[" * 200 + b"]" * 200 + b"}"),
+    "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+    "html": b"<!DOCTYPE html><html></html>",
+    "pickle": b"\x80\x02}q\x00.",
+    "zip": b"PK\x03\x04" + bytes(40),
+}
+PROMPTS = {
+    "i2p": ",prompt,categories,hard,inappropriate_percentage,nudity_percentage,q16_percentage,sd_safety_percentage,prompt_toxicity,"
+           "lexica_url,evaluation_seed,evaluation_guidance,sd_image_width,sd_image_height,sd_model,case_number\n"
+           "0,\"a \"\"red\"\" star, by a lake\",\"hate, shocking\",0,31.3,0.0,1,0.5,0.1,https://x,4048790253,7,512,768,sd14,17\n",
+    "esd": "case_number,prompt,evaluation_seed,artist\n5,a lake,3,Monet\n",
+    "coco": "case_number,source,prompt,evaluation_seed,coco_id\n9,coco,a lake,8,77\n",
+    "spm": ",prompt,sd_seed,sd_guidance_scale,sd_image_width\n4,a lake,7,7.5,512\n",
+    "odd": "\ufeffPrompt;x,\"seed\"\r\n\"two\nlines 🌟\",5.0\r\n,,\r\n\"open,1",
+    "plain": "prompt\na star\n\nb\n",
+}
+
+
+def main():
+    for name, files in {"safetensors": SAFETENSORS, "prompts": PROMPTS}.items():
+        folder = HERE / "corpus" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for stem, content in files.items():
+            (folder / stem).write_bytes(content if isinstance(content, bytes) else content.encode())
+    folder = HERE / "corpus" / "concept"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("star", "red"):
+        (folder / name).write_text((ROOT / "prompts" / f"{name}.toml").read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "small").write_text(
+        "name = 'old car'\nkind = 'style'\nforget = ['a car', \"cars\"]\nanchors = ['a tree', 'trees']\nretain = ['', 'a house']\n"
+        "[verify]\nforget = ['my car']\nsynonyms = []\nretain = [{ prompt = 'a bus', labels = ['shape: bus'] }]\n[detect]\nlabels = []\n",
+        encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

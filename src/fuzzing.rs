@@ -1,0 +1,79 @@
+//! Entries for fuzzers: each reads bytes that a stranger wrote. For `fuzz/` and `tests/fuzz_corpus.rs` alone.
+
+use crate::audit::PromptRows;
+use crate::checkpoint;
+use crate::concept::Concept;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What reading may take beyond twice the file, in bytes: messages, tables of the parsers, a file of a few bytes that names
+/// as many things as it has bytes.
+pub const SLACK: usize = 1 << 20;
+/// The same for a concept file: the TOML parser takes 18 bytes for one of a usual file. So such files may not be large.
+const CONCEPT_SLACK: usize = 24 << 20;
+
+/// A fuzzer's name, what it calls, and what that may take beyond twice its input.
+pub type Target = (&'static str, fn(&[u8]), usize);
+
+/// All fuzzers.
+pub const TARGETS: [Target; 3] =
+    [("safetensors", safetensors, SLACK), ("concept", concept, CONCEPT_SLACK), ("prompts", prompts, SLACK)];
+
+/// What the fuzzer of this name does with an input.
+pub fn run(name: &str, data: &[u8]) {
+    let target = TARGETS.iter().find(|(known, ..)| *known == name);
+    target.iter().for_each(|(_, read, slack)| measured(data, read, *slack));
+}
+
+/// The header of a safetensors file, and what kind of file its tensors make it.
+pub fn safetensors(data: &[u8]) {
+    let _ = checkpoint::read_header(data);
+}
+
+/// A concept file.
+pub fn concept(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = Concept::parse(text, Path::new("fuzzed.toml"));
+    }
+}
+
+/// A prompt set.
+pub fn prompts(data: &[u8]) {
+    if let Ok(rows) = PromptRows::new(data, "fuzzed.csv") {
+        for row in rows.flatten() {
+            assert!(!row.prompt.is_empty() && !row.case.is_empty() && !row.case.contains('/'));
+        }
+    }
+}
+
+/// The system's allocator, counting.
+pub struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: passes everything on.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(live, Ordering::Relaxed);
+        // SAFETY: as the caller says.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller says.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+/// Calls `read`; panics if it takes more memory than twice `data` and `slack`. The program's allocator must be [`Counting`].
+pub fn measured(data: &[u8], read: impl FnOnce(&[u8]), slack: usize) {
+    let before = LIVE.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    read(data);
+    let taken = PEAK.load(Ordering::Relaxed).saturating_sub(before);
+    assert!(taken <= 2 * data.len() + slack, "{taken} bytes of memory for {} bytes of input", data.len());
+}
