@@ -10,6 +10,7 @@ mod output_folder;
 mod precision;
 mod read;
 mod save;
+pub mod single_file;
 mod temporary;
 mod weights;
 mod write;
