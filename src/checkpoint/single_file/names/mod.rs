@@ -7,16 +7,11 @@ mod text;
 mod unet;
 mod vae;
 
-use crate::sd::{TextEncoderConfig, UnetConfig, VaeConfig};
+use crate::Result;
+use crate::nn::ParamStore;
+use crate::sd::{TextEncoder, TextEncoderConfig, UnetConfig, Vae, VaeConfig};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// The components that single files hold, as their folders are called, and what their weights are called there.
-pub(super) const COMPONENTS: [(&str, &str); 4] = [
-    ("text_encoder", "model.safetensors"),
-    ("text_encoder_2", "model.safetensors"),
-    ("unet", "diffusion_pytorch_model.safetensors"),
-    ("vae", "diffusion_pytorch_model.safetensors"),
-];
 
 /// The architectures whose single files are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +60,7 @@ pub struct Entry {
 }
 
 /// What the configs leave open: the same model is spelt in more than one way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spelling {
     /// Names of the text encoder (of SDXL: the first) begin with `text_model.` in diffusers' file (transformers 4), or not (5).
     pub text_model: bool,
@@ -75,12 +70,20 @@ pub struct Spelling {
     pub old_vae_attention: bool,
     /// CLIP's names begin with `text_model.` in the original, or (the first files of SD 1.x) not.
     pub original_text_model: bool,
+    /// CLIP has its buffer of positions in the file (transformers before 4.31).
+    pub position_ids: bool,
 }
 
 impl Default for Spelling {
     /// As models on the Hub are spelt.
     fn default() -> Self {
-        Self { text_model: true, text_model_2: true, old_vae_attention: false, original_text_model: true }
+        Self {
+            text_model: true,
+            text_model_2: true,
+            old_vae_attention: false,
+            original_text_model: true,
+            position_ids: false,
+        }
     }
 }
 
@@ -98,6 +101,17 @@ pub struct Networks {
     pub text_encoder_2: Option<TextEncoderConfig>,
 }
 
+impl Networks {
+    /// Refuses configs that make no sense, before anything is made of them: they may come from strangers.
+    pub(super) fn check(&self) -> Result<()> {
+        Vae::new(&self.vae, &ParamStore::recorder())?;
+        for config in std::iter::once(&self.text_encoder).chain(&self.text_encoder_2) {
+            TextEncoder::new(config, &ParamStore::recorder())?;
+        }
+        Ok(())
+    }
+}
+
 /// The table of one model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NameTable {
@@ -105,6 +119,11 @@ pub struct NameTable {
 }
 
 impl NameTable {
+    /// The table of a model without parameters.
+    pub(super) fn empty() -> Self {
+        Self { components: BTreeMap::new() }
+    }
+
     /// Generates the table of a model.
     pub fn new(networks: &Networks, spelling: Spelling) -> Self {
         let mut components = BTreeMap::new();
@@ -116,9 +135,13 @@ impl NameTable {
             |root: &str| if spelling.original_text_model { format!("{root}.text_model") } else { root.to_string() };
         let encoder = &networks.text_encoder;
         let names = match networks.architecture {
-            Architecture::Sd1 => text::clip(encoder, first, &clip("cond_stage_model.transformer")),
+            Architecture::Sd1 => {
+                text::clip(encoder, first, &clip("cond_stage_model.transformer"), spelling.position_ids)
+            }
             Architecture::Sd2 => text::open_clip(encoder, first, "cond_stage_model.model", false),
-            Architecture::Sdxl => text::clip(encoder, first, &clip("conditioner.embedders.0.transformer")),
+            Architecture::Sdxl => {
+                text::clip(encoder, first, &clip("conditioner.embedders.0.transformer"), spelling.position_ids)
+            }
         };
         components.insert("text_encoder", names);
         if let Some(encoder) = networks.text_encoder_2.as_ref().filter(|_| networks.architecture == Architecture::Sdxl)

@@ -4,9 +4,12 @@ use super::{Entry, How, Module, Names, join};
 use crate::sd::TextEncoderConfig;
 
 /// transformers' own names; `ours` and `theirs` are what stands before `embeddings` and `encoder`.
-pub(super) fn clip(c: &TextEncoderConfig, ours: &str, theirs: &str) -> Vec<Entry> {
+pub(super) fn clip(c: &TextEncoderConfig, ours: &str, theirs: &str, position_ids: bool) -> Vec<Entry> {
     let mut names = Names::default();
     let root = Module::root(ours, theirs);
+    if position_ids {
+        names.one(&root.pp("embeddings", "embeddings"), "position_ids", How::Same);
+    }
     for table in ["embeddings.token_embedding", "embeddings.position_embedding"] {
         names.one(&root.pp(table, table), "weight", How::Same);
     }
