@@ -3,10 +3,12 @@
 
 mod common;
 
-use common::tiny::tree;
-use common::{fixture, repository};
+use common::tiny::{QUICK, Tiny, UNET, tree};
+use common::{fixture, original, repository};
 use erase_concept::checkpoint::single_file::{Architecture, write_single_file};
-use erase_concept::checkpoint::{ModelFiles, SingleFile, base_sha256, load_model, save_edited, sha256_file};
+use erase_concept::checkpoint::{
+    ModelFiles, SingleFile, base_sha256, load_model, save_edited, sha256_file, write_safetensors,
+};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -67,4 +69,255 @@ fn every_tensor_survives_the_way_to_a_single_file_and_back() {
         }
         assert_eq!(weights, if architecture == Architecture::Sdxl { 4 } else { 3 }, "{name}");
     }
+}
+
+#[test]
+fn a_model_loads_from_its_single_file_as_from_its_folder() {
+    let tmp = tempfile::tempdir().unwrap();
+    for (name, folder, architecture) in models() {
+        if architecture == Architecture::Sdxl {
+            continue; // the pipeline of two text encoders has tests of its own
+        }
+        let (path, folder) = (tmp.path().join(name), ModelFiles::Folder(folder));
+        write_single_file(&folder, &path, &BTreeMap::new()).unwrap();
+        let file = single(&path);
+        let (a, b) = (load_model(&folder).unwrap(), load_model(&file).unwrap());
+        assert_eq!(b.base_sha256, sha256_file(&path).unwrap(), "as A1111 has it");
+        assert_eq!(a.unet_dtypes, b.unet_dtypes);
+        let values = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (name, tensor) in a.model.unet_params.tensors() {
+            assert_eq!(values(tensor), values(b.model.unet_params.get(name).unwrap()), "{name}");
+        }
+        let prompts = ["a red star", ""];
+        assert_eq!(values(&a.model.embed(&prompts).unwrap()), values(&b.model.embed(&prompts).unwrap()));
+    }
+}
+
+/// Everything of a PNG but its text: what it shows.
+fn picture(path: &Path) -> Vec<u8> {
+    let mut reader =
+        png::Decoder::new(std::io::BufReader::new(std::fs::File::open(path).unwrap())).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut pixels).unwrap();
+    pixels
+}
+
+#[test]
+fn sampling_from_a_single_file_gives_the_pictures_of_the_folder() {
+    let tmp = tempfile::tempdir().unwrap();
+    let demo = tmp.path().join("some.safetensors");
+    write_single_file(&ModelFiles::Folder(repository("weights/demo")), &demo, &BTreeMap::new()).unwrap();
+    let sd21 = tmp.path().join("other");
+    write_single_file(&ModelFiles::Folder(fixture("tiny-sd21")), &sd21, &BTreeMap::new()).unwrap();
+    for (file, folder) in [(&demo, "demo".to_string()), (&sd21, fixture("tiny-sd21").display().to_string())] {
+        let sample = |model: &str, out: &str| -> Vec<u8> {
+            let mut command = assert_cmd::Command::cargo_bin("erase-concept").unwrap();
+            command.current_dir(tmp.path()).args([
+                "sample",
+                "--model",
+                model,
+                "--prompt",
+                "a red star",
+                "--steps",
+                "2",
+            ]);
+            command.args(["--output", out]).assert().code(0);
+            std::fs::read(tmp.path().join(out).join("00000_0.png")).unwrap()
+        };
+        let (a, b) = (sample(&folder, "a"), sample(&file.display().to_string(), "b"));
+        let at = |out: &str| picture(&tmp.path().join(out).join("00000_0.png"));
+        assert!(at("a") == at("b"), "{folder}: the pictures differ");
+        // the text that goes with it has the file's hash and name in place of the folder's
+        let said = String::from_utf8_lossy(&b).into_owned();
+        let hash = sha256_file(file).unwrap();
+        assert!(said.contains(&format!("Model hash: {}", &hash[..10])), "{said}");
+        assert!(said.contains(&format!("Model: {}", file.file_stem().unwrap().display())), "{said}");
+        let (a, b) = (a.len() as i64, b.len() as i64);
+        assert!((a - b).abs() < 100, "{a} and {b} bytes");
+        std::fs::remove_dir_all(tmp.path().join("a")).unwrap();
+        std::fs::remove_dir_all(tmp.path().join("b")).unwrap();
+    }
+}
+
+/// Adds tensors to a file.
+fn with_tensors(path: &Path, more: &[(&str, &[usize])]) {
+    let mut all = tensors(path);
+    let bytes = std::fs::read(path).unwrap();
+    let metadata = SafeTensors::read_metadata(&bytes).unwrap().1.metadata().clone().unwrap();
+    for (name, shape) in more {
+        let zeros = vec![0; 4 * shape.iter().product::<usize>()];
+        all.insert(name.to_string(), (Dtype::F32, shape.to_vec(), zeros));
+    }
+    write_safetensors(path, &all, &metadata.into_iter().collect()).unwrap();
+}
+
+#[test]
+fn the_erase_job_takes_a_single_file_and_writes_a_folder_without_averaged_weights() {
+    let tiny = Tiny::new();
+    let file = tiny.root().join("model.safetensors");
+    write_single_file(&ModelFiles::Folder(tiny.root().join("model")), &file, &BTreeMap::new()).unwrap();
+    with_tensors(
+        &file,
+        &[
+            ("model_ema.diffusion_modelconv_inweight", &[2, 2]),
+            ("model_ema.decay", &[]),
+            ("alphas_cumprod", &[1000]),
+            ("cond_stage_model.model.logit_scale", &[]),
+        ],
+    );
+    let job = |model: &str, output: &str| {
+        let args = [&["--model", model, "--concept", "star"], &QUICK[..], &["--output", output]].concat();
+        tiny.command(&args).assert().code(0).get_output().clone()
+    };
+    job("model", "a");
+    let output = job("model.safetensors", "b");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    for part in [
+        "no part of the model: model_ema.* (2 tensors: averaged weights, which would still hold the concept)",
+        "no part of the model: alphas_cumprod",
+        "no part of the model: cond_stage_model.model.logit_scale",
+    ] {
+        assert!(stderr.contains(part), "{stderr}");
+    }
+    let at = |out: &str, rel: &str| tensors(&tiny.root().join(out).join(rel));
+    assert!(at("a", UNET) == at("b", UNET), "the same edit");
+    assert!(at("a", UNET) != at("model", UNET), "an edit");
+    for rel in [common::tiny::VAE, common::tiny::TEXT] {
+        assert!(at("model", rel) == at("b", rel), "{rel}");
+    }
+    tiny.command(&["sample", "--model", "b", "--prompt", "x", "--steps", "1", "--output", "c"]).assert().code(0);
+}
+
+/// A file of zeros (on most file systems without taking room) with these tensors.
+fn zeros(path: &Path, shapes: &BTreeMap<String, Vec<usize>>, metadata: &[(&str, &str)], dtype: &str, width: usize) {
+    let mut header = serde_json::Map::new();
+    if !metadata.is_empty() {
+        let texts: serde_json::Map<_, _> = metadata.iter().map(|(k, v)| (k.to_string(), (*v).into())).collect();
+        header.insert("__metadata__".into(), texts.into());
+    }
+    let mut offset = 0;
+    for (name, shape) in shapes {
+        let end = offset + width * shape.iter().product::<usize>();
+        let row = serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [offset, end] });
+        header.insert(name.clone(), row);
+        offset = end;
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+    std::fs::write(path, &bytes).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len((bytes.len() + offset) as u64).unwrap();
+}
+
+fn json(files: &ModelFiles, rel: &str) -> serde_json::Value {
+    serde_json::from_slice(&files.read(rel).unwrap()).unwrap()
+}
+
+#[test]
+fn full_size_models_are_recognised_and_their_configs_follow_from_the_shapes() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("nothing-in-the-name");
+    for model in original::models() {
+        zeros(&path, &model.original(), &[], "F16", 2);
+        let files = single(&path);
+        let ModelFiles::Single(file) = &files else { panic!("not single") };
+        assert_eq!(file.architecture(), model.architecture());
+        for (component, config) in model.configs.as_object().unwrap() {
+            let found = json(&files, &format!("{component}/config.json"));
+            for (key, value) in config.as_object().unwrap() {
+                assert_eq!(found[key], *value, "{} {component} {key}", model.name);
+            }
+        }
+        let (left_out, notes) = (file.left_out().join("; "), file.notes().join("; "));
+        let scheduler = json(&files, "scheduler/scheduler_config.json");
+        let facts = ["_class_name", "prediction_type", "timestep_spacing"].map(|key| scheduler[key].as_str());
+        let pad = |folder: &str| json(&files, &format!("{folder}/tokenizer_config.json"))["pad_token"].clone();
+        match model.name.as_str() {
+            "sd1" => {
+                assert_eq!((left_out.as_str(), notes.as_str()), ("", ""));
+                assert_eq!(facts, [Some("PNDMScheduler"), Some("epsilon"), None]);
+                assert_eq!(pad("tokenizer"), "<|endoftext|>");
+            }
+            "sd2" => {
+                assert!(
+                    left_out.starts_with("14 tensors of cond_stage_model that diffusers has no place"),
+                    "{left_out}"
+                );
+                assert!(notes.contains("predicts v (768-v), as the file does not say"), "{notes}");
+                assert_eq!(facts, [Some("DDIMScheduler"), Some("v_prediction"), None]);
+                assert_eq!(pad("tokenizer"), "!");
+            }
+            _ => {
+                assert_eq!((left_out.as_str(), notes.as_str()), ("conditioner.embedders.1.model.logit_scale", ""));
+                assert_eq!(facts, [Some("EulerDiscreteScheduler"), Some("epsilon"), Some("leading")]);
+                assert_eq!((pad("tokenizer"), pad("tokenizer_2")), ("<|endoftext|>".into(), "!".into()));
+            }
+        }
+        let index = json(&files, "model_index.json");
+        assert_eq!(files.components().unwrap().contains("text_encoder_2"), model.name == "sdxl", "{index}");
+        assert_eq!(files.list().unwrap().len(), if model.name == "sdxl" { 18 } else { 12 });
+    }
+}
+
+#[test]
+fn what_the_unet_predicts_is_taken_from_a_config_beside_the_file_or_from_the_metadata() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (path, config) = (tmp.path().join("model.safetensors"), tmp.path().join("model.yaml"));
+    let models = original::models();
+    let facts = |model: usize, metadata: &[(&str, &str)], mark: Option<&str>| {
+        let mut shapes = models[model].original();
+        shapes.extend(mark.map(|name| (name.to_string(), vec![])));
+        zeros(&path, &shapes, metadata, "F16", 2);
+        let files = single(&path);
+        let size = json(&files, "unet/config.json")["sample_size"].as_u64().unwrap();
+        let kind = json(&files, "scheduler/scheduler_config.json")["prediction_type"].clone();
+        (kind.as_str().unwrap().to_string(), size, files.notes().len())
+    };
+    let of = |kind: &str, size: u64, notes: usize| (kind.to_string(), size, notes);
+    let said = "modelspec.prediction_type";
+    assert_eq!(facts(1, &[(said, "epsilon")], None), of("epsilon", 64, 0));
+    assert_eq!(facts(1, &[(said, "v")], None), of("v_prediction", 96, 0));
+    assert_eq!(facts(1, &[(said, "?")], None), of("v_prediction", 96, 1));
+    assert_eq!(facts(0, &[(said, "v")], None), of("v_prediction", 64, 0));
+    assert_eq!(facts(2, &[], Some("v_pred")), of("v_prediction", 128, 0));
+    // CompVis' own: v2-inference.yaml has no parameterization, v2-inference-v.yaml has
+    std::fs::write(&config, "model:\n  target: ldm\n  params:\n    linear_start: 0.00085\n").unwrap();
+    assert_eq!(facts(1, &[(said, "v")], None), of("epsilon", 64, 1), "what lies beside it decides");
+    std::fs::write(&config, "model:\n  params:\n    parameterization: \"v\" # not eps\n").unwrap();
+    assert_eq!(facts(0, &[], None), of("v_prediction", 64, 1));
+    std::fs::write(&config, "something: else\n").unwrap();
+    assert_eq!(facts(0, &[], None), of("epsilon", 64, 0));
+    std::fs::write(&config, "model:\n  params:\n    parameterization: x0\n").unwrap();
+    let message = SingleFile::open(&path).unwrap_err().to_string();
+    assert!(message.contains("model.yaml: parameterization is \"x0\"; this program supports eps and v"), "{message}");
+}
+
+#[test]
+fn a_hash_depends_on_what_lies_beside_the_file_where_that_decided() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (path, config) = (tmp.path().join("model.safetensors"), tmp.path().join("model.yaml"));
+    let shapes = original::models()[0].original();
+    let first = shapes.into_iter().map(|(name, shape)| (name, shape)).collect();
+    zeros(&path, &first, &[], "F16", 2);
+    // only the header is hashed here: the file is 2 GB of nothing
+    let small = tmp.path().join("small.safetensors");
+    write_single_file(&ModelFiles::Folder(fixture("tiny-sd21")), &small, &BTreeMap::new()).unwrap();
+    std::fs::write(tmp.path().join("small.yaml"), "model:\n").unwrap();
+    assert_eq!(base_sha256(&single(&small)).unwrap(), sha256_file(&small).unwrap(), "its own configs come first");
+    std::fs::write(config, "model:\n").unwrap();
+    assert!(single(&path).notes()[0].contains("model.yaml says that the model predicts the noise"));
+}
+
+#[test]
+fn the_first_files_of_sd1_spell_the_text_encoder_otherwise() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("model");
+    let respelt = |name: String| name.replace("transformer.text_model.", "transformer.");
+    let shapes = original::models()[0].original().into_iter().map(|(name, shape)| (respelt(name), shape)).collect();
+    zeros(&path, &shapes, &[], "F16", 2);
+    let file = SingleFile::open(&path).unwrap();
+    assert_eq!((file.architecture(), file.left_out()), (Architecture::Sd1, &[][..]));
+    let entries = file.table().component("text_encoder");
+    assert_eq!(entries.len(), 197, "196 and the buffer of positions");
+    assert!(entries.iter().all(|e| e.diffusers.starts_with("text_model.") && !e.original.contains("text_model.")));
 }

@@ -169,7 +169,11 @@ pub(super) fn text_encoder(shapes: &Shapes, architecture: Architecture, original
     let root = match architecture {
         Architecture::Sd1 => "cond_stage_model.transformer.",
         Architecture::Sd2 => {
-            return open_clip(&Below { shapes, prefix: "cond_stage_model.model.".into() }, SD2_LAYERS, None);
+            return open_clip(
+                &Below { shapes, prefix: "cond_stage_model.model.".into() },
+                SD2_LAYERS,
+                Projection::Unused(512),
+            );
         }
         Architecture::Sdxl => "conditioner.embedders.0.transformer.",
     };
@@ -181,20 +185,20 @@ pub(super) fn text_encoder(shapes: &Shapes, architecture: Architecture, original
         inner: text.dim("encoder.layers.0.mlp.fc1.weight", 0)?,
         layers: text.count(|i| format!("encoder.layers.{i}.layer_norm1.weight")),
     };
-    size.config("quick_gelu", None)
+    size.config("quick_gelu", Projection::Unused(size.width))
 }
 
 /// `text_encoder_2/config.json`.
 pub(super) fn text_encoder_2(shapes: &Shapes) -> Config {
     let text = second_encoder(shapes);
-    open_clip(&text, usize::MAX, Some(text.dim("text_projection", 1)?))
+    open_clip(&text, usize::MAX, Projection::Used(text.dim("text_projection", 1)?))
 }
 
 fn second_encoder(shapes: &Shapes) -> Below<'_> {
     Below { shapes, prefix: "conditioner.embedders.1.model.".into() }
 }
 
-fn open_clip(text: &Below<'_>, most: usize, projection: Option<usize>) -> Config {
+fn open_clip(text: &Below<'_>, most: usize, projection: Projection) -> Config {
     let size = Size {
         vocabulary: text.dim("token_embedding.weight", 0)?,
         width: text.dim("token_embedding.weight", 1)?,
@@ -203,6 +207,12 @@ fn open_clip(text: &Below<'_>, most: usize, projection: Option<usize>) -> Config
         layers: text.count(|i| format!("transformer.resblocks.{i}.ln_1.weight")).min(most),
     };
     size.config("gelu", projection)
+}
+
+/// Features of the pooled projection; the models on the Hub have a number also where there is none.
+enum Projection {
+    Used(usize),
+    Unused(usize),
 }
 
 /// A text tower's size.
@@ -215,14 +225,17 @@ struct Size {
 }
 
 impl Size {
-    fn config(&self, activation: &str, projection: Option<usize>) -> Config {
+    fn config(&self, activation: &str, projection: Projection) -> Config {
         if self.vocabulary != TOKENS {
             let found = self.vocabulary;
             return Err(format!(
                 "has a vocabulary of {found} tokens that it does not bring; only CLIP's, of {TOKENS}, is known"
             ));
         }
-        let class = if projection.is_some() { "CLIPTextModelWithProjection" } else { "CLIPTextModel" };
+        let (class, projection) = match projection {
+            Projection::Used(features) => ("CLIPTextModelWithProjection", features),
+            Projection::Unused(features) => ("CLIPTextModel", features),
+        };
         Ok(json!({
             "architectures": [class],
             "bos_token_id": TOKENS - 2,
@@ -236,7 +249,7 @@ impl Size {
             "num_attention_heads": heads(self.width)?,
             "num_hidden_layers": self.layers,
             "pad_token_id": TOKENS - 1,
-            "projection_dim": projection.unwrap_or(self.width),
+            "projection_dim": projection,
             "vocab_size": self.vocabulary,
         }))
     }

@@ -49,8 +49,8 @@ pub(super) fn find(
         return Ok(found(PredictionType::Epsilon));
     }
     let note = format!(
-        "{}: Stable Diffusion 2.x, taken as a model that predicts v (768-v), as the file does not say. If it is a 512-base model, \
-         write the line `model: parameterization: eps` into {}",
+        "{}: Stable Diffusion 2.x, taken as a model that predicts v (768-v), as the file does not say. If it predicts the noise \
+         (512-base), put its original config (v2-inference.yaml) beside it as {}",
         path.display(),
         config.display()
     );
