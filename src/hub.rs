@@ -51,6 +51,14 @@ pub fn made_up_text_encoder() -> Result<TextEncoder> {
 /// # Errors
 /// For anything else, [`Error::Usage`] says what is accepted; for a file that is no model, [`Error::File`] what it is.
 pub fn resolve(name: &str) -> Result<ModelFiles> {
+    resolve_with(name, false)
+}
+
+/// As [`resolve`]; a single file may be a PyTorch checkpoint if `allow_pickle` (see [`SingleFile::open_with`]).
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_with(name: &str, allow_pickle: bool) -> Result<ModelFiles> {
     if name == "demo" {
         return Ok(demo());
     }
@@ -65,7 +73,7 @@ pub fn resolve(name: &str) -> Result<ModelFiles> {
     } else if path.file_name().is_some_and(|name| name == "model_index.json") && path.is_file() {
         "is one file of a model's folder; name the folder".to_string()
     } else if path.is_file() {
-        return Ok(ModelFiles::Single(Arc::new(SingleFile::open(path)?)));
+        return Ok(ModelFiles::Single(Arc::new(SingleFile::open_with(path, allow_pickle)?)));
     } else if is_like_demo(name) {
         "is not there; did you mean \"demo\"?".to_string()
     } else if is_hub_id(name) {

@@ -3,12 +3,14 @@
 
 mod common;
 
-use common::tiny::{QUICK, Tiny, UNET, tree};
+use common::tiny::{QUICK, TEXT, Tiny, UNET, VAE, tree};
 use common::{fixture, original, repository};
 use erase_concept::checkpoint::single_file::{Architecture, write_single_file};
 use erase_concept::checkpoint::{
     ModelFiles, SingleFile, base_sha256, load_model, save_edited, sha256_file, write_safetensors,
 };
+use erase_concept::diffusion::Sampler;
+use erase_concept::sd::SampleOptions;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -182,34 +184,13 @@ fn the_erase_job_takes_a_single_file_and_writes_a_folder_without_averaged_weight
     let at = |out: &str, rel: &str| tensors(&tiny.root().join(out).join(rel));
     assert!(at("a", UNET) == at("b", UNET), "the same edit");
     assert!(at("a", UNET) != at("model", UNET), "an edit");
-    for rel in [common::tiny::VAE, common::tiny::TEXT] {
+    for rel in [VAE, TEXT] {
         assert!(at("model", rel) == at("b", rel), "{rel}");
     }
     tiny.command(&["sample", "--model", "b", "--prompt", "x", "--steps", "1", "--output", "c"]).assert().code(0);
 }
 
-/// A file of zeros (on most file systems without taking room) with these tensors.
-fn zeros(path: &Path, shapes: &BTreeMap<String, Vec<usize>>, metadata: &[(&str, &str)], dtype: &str, width: usize) {
-    let mut header = serde_json::Map::new();
-    if !metadata.is_empty() {
-        let texts: serde_json::Map<_, _> = metadata.iter().map(|(k, v)| (k.to_string(), (*v).into())).collect();
-        header.insert("__metadata__".into(), texts.into());
-    }
-    let mut offset = 0;
-    for (name, shape) in shapes {
-        let end = offset + width * shape.iter().product::<usize>();
-        let row = serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [offset, end] });
-        header.insert(name.clone(), row);
-        offset = end;
-    }
-    let header = serde_json::Value::Object(header).to_string();
-    let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
-    std::fs::write(path, &bytes).unwrap();
-    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.set_len((bytes.len() + offset) as u64).unwrap();
-}
-
-fn json(files: &ModelFiles, rel: &str) -> serde_json::Value {
+fn read_json(files: &ModelFiles, rel: &str) -> serde_json::Value {
     serde_json::from_slice(&files.read(rel).unwrap()).unwrap()
 }
 
@@ -218,20 +199,20 @@ fn full_size_models_are_recognised_and_their_configs_follow_from_the_shapes() {
     let tmp = tempfile::tempdir().unwrap();
     let path = tmp.path().join("nothing-in-the-name");
     for model in original::models() {
-        zeros(&path, &model.original(), &[], "F16", 2);
+        original::zeros(&path, &model.original(), &[]);
         let files = single(&path);
         let ModelFiles::Single(file) = &files else { panic!("not single") };
         assert_eq!(file.architecture(), model.architecture());
         for (component, config) in model.configs.as_object().unwrap() {
-            let found = json(&files, &format!("{component}/config.json"));
+            let found = read_json(&files, &format!("{component}/config.json"));
             for (key, value) in config.as_object().unwrap() {
                 assert_eq!(found[key], *value, "{} {component} {key}", model.name);
             }
         }
         let (left_out, notes) = (file.left_out().join("; "), file.notes().join("; "));
-        let scheduler = json(&files, "scheduler/scheduler_config.json");
+        let scheduler = read_json(&files, "scheduler/scheduler_config.json");
         let facts = ["_class_name", "prediction_type", "timestep_spacing"].map(|key| scheduler[key].as_str());
-        let pad = |folder: &str| json(&files, &format!("{folder}/tokenizer_config.json"))["pad_token"].clone();
+        let pad = |folder: &str| read_json(&files, &format!("{folder}/tokenizer_config.json"))["pad_token"].clone();
         match model.name.as_str() {
             "sd1" => {
                 assert_eq!((left_out.as_str(), notes.as_str()), ("", ""));
@@ -253,7 +234,7 @@ fn full_size_models_are_recognised_and_their_configs_follow_from_the_shapes() {
                 assert_eq!((pad("tokenizer"), pad("tokenizer_2")), ("<|endoftext|>".into(), "!".into()));
             }
         }
-        let index = json(&files, "model_index.json");
+        let index = read_json(&files, "model_index.json");
         assert_eq!(files.components().unwrap().contains("text_encoder_2"), model.name == "sdxl", "{index}");
         assert_eq!(files.list().unwrap().len(), if model.name == "sdxl" { 18 } else { 12 });
     }
@@ -267,10 +248,10 @@ fn what_the_unet_predicts_is_taken_from_a_config_beside_the_file_or_from_the_met
     let facts = |model: usize, metadata: &[(&str, &str)], mark: Option<&str>| {
         let mut shapes = models[model].original();
         shapes.extend(mark.map(|name| (name.to_string(), vec![])));
-        zeros(&path, &shapes, metadata, "F16", 2);
+        original::zeros(&path, &shapes, metadata);
         let files = single(&path);
-        let size = json(&files, "unet/config.json")["sample_size"].as_u64().unwrap();
-        let kind = json(&files, "scheduler/scheduler_config.json")["prediction_type"].clone();
+        let size = read_json(&files, "unet/config.json")["sample_size"].as_u64().unwrap();
+        let kind = read_json(&files, "scheduler/scheduler_config.json")["prediction_type"].clone();
         (kind.as_str().unwrap().to_string(), size, files.notes().len())
     };
     let of = |kind: &str, size: u64, notes: usize| (kind.to_string(), size, notes);
@@ -293,19 +274,44 @@ fn what_the_unet_predicts_is_taken_from_a_config_beside_the_file_or_from_the_met
 }
 
 #[test]
-fn a_hash_depends_on_what_lies_beside_the_file_where_that_decided() {
-    let tmp = tempfile::tempdir().unwrap();
-    let (path, config) = (tmp.path().join("model.safetensors"), tmp.path().join("model.yaml"));
-    let shapes = original::models()[0].original();
-    let first = shapes.into_iter().map(|(name, shape)| (name, shape)).collect();
-    zeros(&path, &first, &[], "F16", 2);
-    // only the header is hashed here: the file is 2 GB of nothing
-    let small = tmp.path().join("small.safetensors");
-    write_single_file(&ModelFiles::Folder(fixture("tiny-sd21")), &small, &BTreeMap::new()).unwrap();
-    std::fs::write(tmp.path().join("small.yaml"), "model:\n").unwrap();
-    assert_eq!(base_sha256(&single(&small)).unwrap(), sha256_file(&small).unwrap(), "its own configs come first");
-    std::fs::write(config, "model:\n").unwrap();
-    assert!(single(&path).notes()[0].contains("model.yaml says that the model predicts the noise"));
+fn a_file_without_configs_and_tokenizer_samples_as_the_folder_that_has_them() {
+    for architecture in [Architecture::Sd1, Architecture::Sd2] {
+        let tmp = tempfile::tempdir().unwrap();
+        let (folder, path) = (tmp.path().join("folder"), tmp.path().join("model.safetensors"));
+        original::smallest(&folder, architecture);
+        let with = tmp.path().join("with.safetensors");
+        write_single_file(&ModelFiles::Folder(folder.clone()), &with, &BTreeMap::new()).unwrap();
+        write_safetensors(&path, &tensors(&with), &BTreeMap::new()).unwrap();
+        let files = single(&path);
+        std::fs::create_dir(folder.join("tokenizer")).unwrap();
+        for name in ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"] {
+            let rel = format!("tokenizer/{name}");
+            std::fs::write(folder.join(&rel), files.read(&rel).unwrap()).unwrap();
+        }
+        let picture = |files: &ModelFiles| {
+            let model = load_model(files).unwrap().model;
+            let options =
+                SampleOptions { sampler: Sampler::Ddim, steps: 2, guidance_scale: 7.5, eta: 0.0, size: Some((8, 8)) };
+            let latents =
+                model.sample_latents(&model.unet().unwrap(), &options, &["a cat, très drôle"], &[""], &[7]).unwrap();
+            let picture = model.decode_latents(&latents).unwrap();
+            (picture.flatten_all().unwrap().to_vec1::<f32>().unwrap(), model.latent_size())
+        };
+        let (a, b) = (picture(&ModelFiles::Folder(folder)), picture(&files));
+        assert!(a == b, "{architecture:?}");
+        // a config beside it decides what the UNet predicts: another model, with another hash
+        let hash = |path: &Path| base_sha256(&single(path)).unwrap();
+        assert_eq!(hash(&path), sha256_file(&path).unwrap());
+        std::fs::write(path.with_extension("yaml"), "model:\n  parameterization: eps\n").unwrap();
+        let (eps, other) = (picture(&single(&path)), hash(&path));
+        assert_eq!(eps == b, architecture == Architecture::Sd1);
+        assert_ne!(other, sha256_file(&path).unwrap());
+        std::fs::write(path.with_extension("yaml"), "model:\n  parameterization: v\n").unwrap();
+        assert_ne!(hash(&path), other);
+        // what the file itself brings comes first
+        std::fs::write(with.with_extension("yaml"), "model:\n").unwrap();
+        assert_eq!(hash(&with), sha256_file(&with).unwrap());
+    }
 }
 
 #[test]
@@ -314,7 +320,7 @@ fn the_first_files_of_sd1_spell_the_text_encoder_otherwise() {
     let path = tmp.path().join("model");
     let respelt = |name: String| name.replace("transformer.text_model.", "transformer.");
     let shapes = original::models()[0].original().into_iter().map(|(name, shape)| (respelt(name), shape)).collect();
-    zeros(&path, &shapes, &[], "F16", 2);
+    original::zeros(&path, &shapes, &[]);
     let file = SingleFile::open(&path).unwrap();
     assert_eq!((file.architecture(), file.left_out()), (Architecture::Sd1, &[][..]));
     let entries = file.table().component("text_encoder");

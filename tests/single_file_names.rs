@@ -38,13 +38,14 @@ fn every_name_of_full_size_models_is_what_diffusers_converter_makes_of_it() {
 #[test]
 fn the_table_is_a_bijection_in_every_spelling() {
     for model in models() {
-        for bits in 0..16 {
+        for bits in 0..32 {
             let bit = |i: usize| bits >> i & 1 == 1;
             let spelling = Spelling {
                 text_model: bit(0),
                 text_model_2: bit(1),
                 old_vae_attention: bit(2),
                 original_text_model: bit(3),
+                position_ids: bit(4),
             };
             let table = NameTable::new(&model.networks(), spelling);
             let mut ours = BTreeSet::new();

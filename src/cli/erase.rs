@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 /// Runs the job; everything that can be refused is refused before the work begins.
 pub fn run(options: &EraseOptions, display: &mut Display) -> Result<ExitCode> {
     let settings = settings(options)?;
-    let files = hub::resolve(&options.model)?;
+    let files = hub::resolve_with(&options.model, options.allow_pickle)?;
     files.notes().iter().for_each(|note| display.event(Event::Note(note)));
     display.event(Event::Stage { name: "loading the model", steps: 1 });
     let exact = |name: &str| settings.changes(name);

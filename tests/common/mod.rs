@@ -1,6 +1,7 @@
 //! What the golden tests share.
 #![allow(dead_code)]
 
+pub mod ckpt;
 pub mod original;
 pub mod tiny;
 

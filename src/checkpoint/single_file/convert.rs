@@ -69,7 +69,6 @@ fn transposed(dtype: Dtype, rows: usize, columns: usize, bytes: &[u8]) -> Result
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test")]
 mod tests {
     use super::*;
 

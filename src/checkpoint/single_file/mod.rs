@@ -7,6 +7,7 @@
 mod convert;
 mod derive;
 mod names;
+mod pickle;
 mod prediction;
 mod recognise;
 mod view;
@@ -22,7 +23,9 @@ use super::malformed::parse;
 use crate::nn::Shapes;
 use crate::sd::UnetConfig;
 use crate::{Error, Result};
+use pickle::Place;
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -53,12 +56,24 @@ const NEEDED: [&str; 5] = [
     "vae/config.json",
 ];
 
+/// Parts of the names of tensors that belong to a network (and to no buffer or loss beside it).
+const NETWORKS: [&str; 5] = [
+    "model.diffusion_model.",
+    "first_stage_model.encoder.",
+    "first_stage_model.decoder.",
+    ".encoder.layers.",
+    ".transformer.resblocks.",
+];
+
 /// The files of a tokenizer's folder.
 const TOKENIZER: [&str; 5] =
     ["merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"];
 
+/// What is said of a pickle that was not allowed.
+const NOT_ALLOWED: &str = "a PyTorch pickle, a format that can hold programs. Prefer the safetensors version of the model; or pass \
+                           --allow-pickle: the tensors are then read without running anything";
+
 /// A single-file checkpoint.
-#[derive(Debug)]
 pub struct SingleFile {
     path: PathBuf,
     architecture: Architecture,
@@ -69,22 +84,59 @@ pub struct SingleFile {
     notes: Vec<String>,
     /// A file beside this one decided something.
     beside: bool,
+    /// Of a pickle: where its tensors lie.
+    pickled: Option<BTreeMap<String, Place>>,
+}
+
+/// The tensors of a mapped file by their original names.
+enum Tensors<'a> {
+    Safetensors(SafeTensors<'a>),
+    Pickled(&'a BTreeMap<String, Place>, &'a [u8]),
+}
+
+impl<'a> Tensors<'a> {
+    fn get(&self, name: &str) -> std::result::Result<TensorView<'a>, String> {
+        match self {
+            Self::Safetensors(tensors) => tensors.tensor(name).map_err(|e| e.to_string()),
+            Self::Pickled(places, bytes) => {
+                let place = places.get(name).ok_or("is missing")?;
+                let data = bytes.get(place.bytes.clone()).ok_or("is cut off; the file was changed meanwhile")?;
+                TensorView::new(place.dtype, place.shape.clone(), data).map_err(|e| e.to_string())
+            }
+        }
+    }
 }
 
 impl SingleFile {
-    /// Reads the header of a file.
+    /// Reads the header of a safetensors file.
     ///
     /// # Errors
     /// If it cannot be read, is damaged, or is not a whole model of a known architecture: the message says what it is instead.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, false)
+    }
+
+    /// As [`SingleFile::open`]; a PyTorch checkpoint too if `allow_pickle`. Nothing in it is run.
+    ///
+    /// # Errors
+    /// As [`SingleFile::open`].
+    pub fn open_with(path: &Path, allow_pickle: bool) -> Result<Self> {
         let wrong = |what: String| Error::file(path, what);
         let bytes = Bytes::open(path)?;
-        let shapes: Shapes = {
+        let (pickled, shapes, metadata): (_, Shapes, BTreeMap<_, _>) = if pickle::is_archive(&bytes) {
+            if !allow_pickle {
+                return Err(wrong(NOT_ALLOWED.to_string()));
+            }
+            let places = pickle::tensors(&bytes).map_err(wrong)?;
+            let shapes = places.iter().map(|(name, place)| (name.clone(), place.shape.clone()));
+            let shapes = shapes.collect();
+            (Some(places), shapes, BTreeMap::new())
+        } else {
             let parsed = parse(&bytes).map_err(wrong)?;
-            parsed.iter().map(|(name, view)| (name.to_string(), view.shape().to_vec())).collect()
+            let shapes = parsed.iter().map(|(name, view)| (name.to_string(), view.shape().to_vec())).collect();
+            let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| wrong(e.to_string()))?;
+            (None, shapes, header.metadata().clone().unwrap_or_default().into_iter().collect())
         };
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| wrong(e.to_string()))?;
-        let metadata: BTreeMap<_, _> = header.metadata().clone().unwrap_or_default().into_iter().collect();
         let architecture = recognise::architecture(&shapes).map_err(wrong)?;
         let has = |name: &str| shapes.keys().any(|found| found.ends_with(name));
         let mut spelling = Spelling {
@@ -100,6 +152,7 @@ impl SingleFile {
             left_out: Vec::new(),
             notes: Vec::new(),
             beside: false,
+            pickled,
         };
         match metadata.get(CONFIGS) {
             Some(text) => file.take_configs(text, &mut spelling)?,
@@ -140,6 +193,14 @@ impl SingleFile {
     /// Whether a file beside it decided how it is read.
     pub(super) fn depends_on_others(&self) -> bool {
         self.beside
+    }
+
+    /// The tensors of the file, which was mapped again.
+    fn tensors<'a>(&'a self, bytes: &'a [u8]) -> std::result::Result<Tensors<'a>, String> {
+        match &self.pickled {
+            Some(places) => Ok(Tensors::Pickled(places, bytes)),
+            None => Ok(Tensors::Safetensors(parse(bytes)?)),
+        }
     }
 
     /// A file that is no weights, by its path in a folder.
@@ -257,17 +318,34 @@ impl SingleFile {
         serde_json::from_slice(self.bytes(rel)).map_err(|e| Error::file(&self.path, format!("its {rel}: {e}")))
     }
 
-    /// Every parameter must be there.
+    /// Every parameter must be there, and in the networks no other: configs that follow from what is there would make a smaller
+    /// model of one that lost a layer.
     fn check_complete(&self, shapes: &Shapes) -> Result<()> {
-        let missing: Vec<_> = self.table.originals().into_keys().filter(|name| !shapes.contains_key(*name)).collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let (number, name) = (missing.len(), self.architecture.name());
-        let shown = missing.iter().take(3).copied().collect::<Vec<_>>().join(", ");
+        let originals = self.table.originals();
+        let missing: Vec<_> = originals.keys().copied().filter(|name| !shapes.contains_key(*name)).collect();
+        let is_network = |name: &str| match name {
+            name if name.contains(".transformer.resblocks.23.") => self.architecture != Architecture::Sd2,
+            name => NETWORKS.iter().any(|part| name.contains(part)),
+        };
+        let others = shapes.keys().map(String::as_str).filter(|name| is_network(name) && !originals.contains_key(name));
+        let others: Vec<_> = others.collect();
+        let (names, what) = match (&missing[..], &others[..]) {
+            ([], []) => return Ok(()),
+            ([], others) => (others, "that belong to no such model"),
+            (missing, _) => (missing, "missing"),
+        };
+        let (number, name) = (names.len(), self.architecture.name());
+        let shown = names.iter().take(3).copied().collect::<Vec<_>>().join(", ");
         let more = if number > 3 { ", ..." } else { "" };
-        let what = format!("a {name} without {number} of its tensors ({shown}{more}); it is incomplete, get it again");
+        let what =
+            format!("{name}, but incomplete or of a kind that is not known: {number} tensors {what} ({shown}{more})");
         Err(Error::file(&self.path, what))
+    }
+}
+
+impl std::fmt::Debug for SingleFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SingleFile({}, {})", self.path.display(), self.architecture.name())
     }
 }
 

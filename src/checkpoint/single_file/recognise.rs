@@ -96,7 +96,12 @@ fn unsupported(what: &str) -> String {
 /// What a file without the original UNet's first layer is.
 fn part_of_a_model(shapes: &Shapes, has: &dyn Fn(&str) -> bool, encoder: bool) -> String {
     let alone = |what: &str, remedy: &str| format!("{what} alone, not a whole model; {remedy}");
-    if has("down_blocks.") && has("up_blocks.") {
+    if has("model.diffusion_model.") {
+        let first = "model.diffusion_model.input_blocks.0.0.weight";
+        format!(
+            "a model without the first layer of its UNet ({first}); it is incomplete, or of a kind that is not known"
+        )
+    } else if has("down_blocks.") && has("up_blocks.") {
         alone("a UNet in diffusers' layout", "pass the model's folder, in which unet/ lies")
     } else if has("input_blocks.") && has("output_blocks.") {
         alone("a UNet", "pass the whole checkpoint that it was taken from")

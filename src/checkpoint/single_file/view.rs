@@ -1,7 +1,7 @@
 //! A file of weights, opened: a file of its own, or one component's part of a single file.
 
 use super::convert::to_diffusers;
-use super::{Entry, How, SingleFile};
+use super::{Entry, How, SingleFile, Tensors};
 use crate::checkpoint::files::{Bytes, ModelFiles};
 use crate::checkpoint::malformed::parse;
 use crate::{Error, Result};
@@ -35,11 +35,11 @@ impl TensorFile {
         let (bytes, described) = (files.map(rel)?, files.describe(rel));
         let ModelFiles::Single(file) = files else { return Ok(Self { bytes, part: None, described }) };
         let mut turned_round = BTreeMap::new();
-        let parsed = parse(&bytes).map_err(|what| Error::file(&described, what))?;
+        let parsed = file.tensors(&bytes).map_err(|what| Error::file(&described, what))?;
         let entries = file.weights(rel).unwrap_or_default();
         for entry in entries.iter().filter(|entry| entry.how == How::Transposed) {
             let wrong = |what: String| Error::file(&described, format!("{}: {what}", entry.original));
-            let view = parsed.tensor(&entry.original).map_err(|e| wrong(e.to_string()))?;
+            let view = parsed.get(&entry.original).map_err(wrong)?;
             let turned = to_diffusers(entry.how, view.dtype(), view.shape(), view.data()).map_err(wrong)?;
             let Cow::Owned(turned) = turned.2 else { continue };
             turned_round.insert(entry.diffusers.clone(), turned);
@@ -55,10 +55,9 @@ impl TensorFile {
     /// If the file is damaged.
     pub(in crate::checkpoint) fn tensors(&self) -> Result<Views<'_>> {
         let wrong = |what: String| Error::file(&self.described, what);
-        let parsed = parse(&self.bytes).map_err(wrong)?;
         let mut tensors = match &self.part {
-            None => parsed.tensors(),
-            Some(part) => part.tensors(&parsed).map_err(wrong)?,
+            None => parse(&self.bytes).map_err(wrong)?.tensors(),
+            Some(part) => part.tensors(&part.file.tensors(&self.bytes).map_err(wrong)?).map_err(wrong)?,
         };
         // so that which error comes first does not depend on a hash map
         tensors.sort_by(|a, b| a.0.cmp(&b.0));
@@ -89,10 +88,10 @@ impl TensorFile {
 type Views<'a> = Vec<(String, TensorView<'a>)>;
 
 impl Part {
-    fn tensors<'a>(&'a self, parsed: &SafeTensors<'a>) -> std::result::Result<Views<'a>, String> {
+    fn tensors<'a>(&'a self, parsed: &Tensors<'a>) -> std::result::Result<Views<'a>, String> {
         let one = |entry: &Entry| {
             let named = |what: String| format!("{}: {what}", entry.original);
-            let view = parsed.tensor(&entry.original).map_err(|e| named(e.to_string()))?;
+            let view = parsed.get(&entry.original).map_err(named)?;
             let (dtype, shape) = (view.dtype(), view.shape());
             let (shape, bytes) = match self.turned.get(&entry.diffusers) {
                 Some(turned) => (shape.iter().rev().copied().collect(), turned.as_slice()),

@@ -56,7 +56,6 @@ pub(super) fn padding(open_clip: bool) -> &'static str {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test")]
 mod tests {
     use super::*;
     use crate::sd::Tokenizer;
