@@ -3,15 +3,16 @@
 mod demo;
 mod fake;
 
-use crate::checkpoint::{ModelFiles, load_component};
+use crate::checkpoint::{ModelFiles, SingleFile, load_component};
 use crate::nn::ParamStore;
 use crate::sd::{Classifier, TextEncoder, UnetConfig, Vae};
 use crate::{Error, Result};
 use std::path::Path;
+use std::sync::Arc;
 
 /// What [`resolve`] accepts, for the end of a message.
-const ACCEPTED: &str = "a model is either \"demo\" (the small model in this program) or a folder in diffusers' layout (with \
-                        a model_index.json)";
+const ACCEPTED: &str = "a model is either \"demo\" (the small model in this program), a folder in diffusers' layout (with a \
+                        model_index.json), or a single file (.safetensors)";
 
 /// The small model that is part of the program.
 pub fn demo() -> ModelFiles {
@@ -44,11 +45,20 @@ pub fn made_up_text_encoder() -> Result<TextEncoder> {
     fake::made_up_text_encoder()
 }
 
-/// The files of a model: `demo`, or a folder in diffusers' layout. (A folder that is itself called `demo` is `./demo`.)
+/// The files of a model: `demo`, a folder in diffusers' layout, or a single file. (A folder that is itself called `demo` is
+/// `./demo`.)
 ///
 /// # Errors
-/// For anything else, [`Error::Usage`] says what is accepted.
+/// For anything else, [`Error::Usage`] says what is accepted; for a file that is no model, [`Error::File`] what it is.
 pub fn resolve(name: &str) -> Result<ModelFiles> {
+    resolve_with(name, false)
+}
+
+/// As [`resolve`]; a single file may be a PyTorch checkpoint if `allow_pickle` (see [`SingleFile::open_with`]).
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_with(name: &str, allow_pickle: bool) -> Result<ModelFiles> {
     if name == "demo" {
         return Ok(demo());
     }
@@ -60,9 +70,10 @@ pub fn resolve(name: &str) -> Result<ModelFiles> {
         return Ok(ModelFiles::Folder(path.to_path_buf()));
     } else if path.is_dir() {
         "is a folder without a model_index.json".to_string()
-    } else if path.exists() {
-        "is a single file; convert it with diffusers (from_single_file, then save_pretrained) and name the folder"
-            .to_string()
+    } else if path.file_name().is_some_and(|name| name == "model_index.json") && path.is_file() {
+        "is one file of a model's folder; name the folder".to_string()
+    } else if path.is_file() {
+        return Ok(ModelFiles::Single(Arc::new(SingleFile::open_with(path, allow_pickle)?)));
     } else if is_like_demo(name) {
         "is not there; did you mean \"demo\"?".to_string()
     } else if is_hub_id(name) {

@@ -31,7 +31,10 @@ fn an_unknown_model_is_told_what_there_is() {
         tiny.refused(args, &["--model \"nowhere\" is not there", "demo", "diffusers"]);
     }
     tiny.refused(&["--concept", "star", "--model", "stabilityai/sd-turbo"], &["nothing is downloaded", "hf download"]);
-    tiny.refused(&["--concept", "star", "--model", "model/model_index.json"], &["is a single file; convert it"]);
+    tiny.refused(
+        &["--concept", "star", "--model", "model/model_index.json"],
+        &["is one file of a model's folder; name the folder"],
+    );
     tiny.refused(&["--concept", "star", "--model", "model/unet"], &["a folder without a model_index.json"]);
 }
 

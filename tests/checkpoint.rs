@@ -423,9 +423,10 @@ fn a_models_name_is_resolved_or_the_message_says_what_is_accepted() {
     let folder = fixture("tiny-sd21");
     assert_eq!(hub::resolve(&folder.display().to_string()).expect("a folder"), ModelFiles::Folder(folder));
     let readme = common::repository("tests/README.md").display().to_string();
+    let message = hub::resolve(&readme).expect_err("no model").to_string();
+    assert!(message.contains("tests/README.md: not a safetensors file"), "{message}");
     for (name, expected) in [
         (fixture("goldens").display().to_string(), "without a model_index.json"),
-        (readme, "is a single file"),
         ("Demo".into(), "did you mean \"demo\"?"),
         ("dmeo".into(), "did you mean \"demo\"?"),
         ("demos".into(), "did you mean \"demo\"?"),
@@ -436,7 +437,7 @@ fn a_models_name_is_resolved_or_the_message_says_what_is_accepted() {
         let error = hub::resolve(&name).expect_err(&name);
         let message = error.to_string();
         assert!(matches!(error, erase_concept::Error::Usage(_)), "{name}");
-        assert!(message.contains(expected) && message.contains("model_index.json)"), "{message}");
+        assert!(message.contains(expected) && message.contains("model_index.json), or a single file"), "{message}");
     }
     for name in ["memo", "mode", "other"] {
         let message = hub::resolve(name).expect_err(name).to_string();

@@ -1,7 +1,8 @@
-//! The files of one model, wherever they are: a diffusers folder, or bytes embedded in the program.
+//! The files of one model, wherever they are: a diffusers folder, a single file, or bytes embedded in the program.
 
 use super::UNET_WEIGHTS;
 use super::malformed::{is_lfs_pointer, not_text};
+use super::single_file::SingleFile;
 use super::weights::WeightFiles;
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -9,6 +10,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::ops::Deref;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 /// How deep a component's folder may be nested; a loop of symlinks ends here.
 const MAX_DEPTH: usize = 8;
@@ -18,6 +20,8 @@ const MAX_DEPTH: usize = 8;
 pub enum ModelFiles {
     /// A folder in diffusers' layout, with a `model_index.json`.
     Folder(PathBuf),
+    /// One file with the original names, read as if it were a folder.
+    Single(Arc<SingleFile>),
     /// Files that are part of this program.
     Embedded {
         /// The model's name, for messages.
@@ -33,7 +37,7 @@ pub struct Inventory {
     /// The files of the model, in order: they make its hash, and a saved model has each of them.
     pub model: Vec<String>,
     /// What a saved model leaves out: other formats and variants of the UNet (they still hold the concept), single-file
-    /// checkpoints, folders that `model_index.json` does not name (these end with `/`).
+    /// checkpoints, folders that `model_index.json` does not name (these end with `/`); of a single file, tensors.
     pub left_out: Vec<String>,
 }
 
@@ -68,6 +72,7 @@ impl ModelFiles {
                 }
                 Ok(Some(Cow::Owned(bytes)))
             }
+            Self::Single(file) => Ok(file.text(rel).cloned()),
             Self::Embedded { .. } => Ok(self.embedded(rel).map(Cow::Borrowed)),
         }
     }
@@ -76,6 +81,7 @@ impl ModelFiles {
     pub fn contains(&self, rel: &str) -> bool {
         match self {
             Self::Folder(root) => inside(rel).is_ok_and(|rel| root.join(rel).is_file()),
+            Self::Single(file) => file.text(rel).is_some() || file.weights(rel).is_some(),
             Self::Embedded { .. } => self.embedded(rel).is_some(),
         }
     }
@@ -93,6 +99,7 @@ impl ModelFiles {
     pub fn inventory(&self) -> Result<Inventory> {
         let root = match self {
             Self::Folder(root) => root,
+            Self::Single(file) => return Ok(Inventory { model: file.list(), left_out: file.left_out().to_vec() }),
             Self::Embedded { files, .. } => {
                 let model = files.iter().map(|(rel, _)| rel.to_string()).collect();
                 return Ok(Inventory { model, left_out: Vec::new() });
@@ -140,7 +147,17 @@ impl ModelFiles {
     pub fn describe(&self, rel: &str) -> String {
         match self {
             Self::Folder(root) => root.join(rel).display().to_string(),
+            Self::Single(file) if rel.is_empty() || file.weights(rel).is_some() => file.path().display().to_string(),
+            Self::Single(file) => format!("{} (read as {rel})", file.path().display()),
             Self::Embedded { name, .. } => format!("{name} (embedded)/{rel}"),
+        }
+    }
+
+    /// What the user should be told about how the model was read.
+    pub fn notes(&self) -> &[String] {
+        match self {
+            Self::Single(file) => file.notes(),
+            Self::Folder(_) | Self::Embedded { .. } => &[],
         }
     }
 
@@ -149,18 +166,14 @@ impl ModelFiles {
         match self {
             Self::Folder(root) => {
                 let path = root.join(inside(rel)?);
-                let file = fs::File::open(&path).map_err(|e| match is_absent(&e) {
-                    true => self.missing(rel),
-                    false => Error::Io { path: path.clone(), source: e },
-                })?;
-                if file.metadata().map_err(Error::io(&path))?.len() == 0 {
-                    return Ok(Bytes::Static(&[])); // an empty file cannot be mapped
+                if fs::metadata(&path).is_err_and(|e| is_absent(&e)) {
+                    Err(self.missing(rel))
+                } else {
+                    Bytes::open(&path)
                 }
-                // SAFETY: the map is only read, and lives for one load or save; that nothing else shortens the file
-                // meanwhile is asked of the user in the docs of `load_tensors`.
-                let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(&path))?;
-                Ok(Bytes::Mapped(map))
             }
+            Self::Single(file) if file.weights(rel).is_some() => Bytes::open(file.path()),
+            Self::Single(_) => Err(self.missing(rel)),
             Self::Embedded { .. } => self.embedded(rel).map(Bytes::Static).ok_or_else(|| self.missing(rel)),
         }
     }
@@ -203,6 +216,18 @@ pub(super) enum Bytes {
 }
 
 impl Bytes {
+    /// Maps a file.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let file = fs::File::open(path).map_err(Error::io(path))?;
+        if file.metadata().map_err(Error::io(path))?.len() == 0 {
+            return Ok(Self::Static(&[])); // an empty file cannot be mapped
+        }
+        // SAFETY: the map is only read, and lives for one load or save; that nothing else shortens the file meanwhile is asked
+        // of the user in the docs of `load_tensors`.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+        Ok(Self::Mapped(map))
+    }
+
     /// Lets the system take back the memory that a part of a mapped file lies in; it is read again if it is asked for.
     pub(super) fn release(&self, part: &[u8]) {
         #[cfg(unix)]

@@ -1,6 +1,7 @@
 //! SHA-256 of files and of whole models.
 
 use super::files::ModelFiles;
+use super::single_file::SingleFile;
 use crate::progress::check_interrupted;
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -29,18 +30,36 @@ pub fn sha256_file(path: impl AsRef<Path>) -> Result<String> {
 
 /// The hash of a whole model: SHA-256 over one line `PATH\0HASH\n` for each file of [`ModelFiles::list`], in order of
 /// path, where PATH is relative with `/` and HASH is the SHA-256 of the file as 64 lower-case hexadecimal digits.
+///
+/// Of a single file it is the SHA-256 of the file, as A1111 and Civitai have it; where a file beside it decided how it is read, the
+/// hash of a line for the file, whose PATH is empty, and of one for each file that the single file is read as.
 pub fn base_sha256(files: &ModelFiles) -> Result<String> {
+    if let ModelFiles::Single(file) = files {
+        return single_sha256(files, file);
+    }
     let list = files.list()?;
     let hashes: Result<Vec<String>> = list
         .par_iter()
         .map(|rel| match files {
             ModelFiles::Folder(root) => sha256_file(root.join(rel)),
-            ModelFiles::Embedded { .. } => Ok(sha256_hex(&files.read(rel)?)),
+            ModelFiles::Single(_) | ModelFiles::Embedded { .. } => Ok(sha256_hex(&files.read(rel)?)),
         })
         .collect();
     let mut lines = String::new();
     for (rel, hash) in list.iter().zip(hashes?) {
         lines.push_str(&format!("{rel}\0{hash}\n"));
+    }
+    Ok(sha256_hex(lines.as_bytes()))
+}
+
+fn single_sha256(files: &ModelFiles, file: &SingleFile) -> Result<String> {
+    let hash = sha256_file(file.path())?;
+    if !file.depends_on_others() {
+        return Ok(hash);
+    }
+    let mut lines = format!("\0{hash}\n");
+    for rel in file.list().iter().filter(|rel| file.text(rel).is_some()) {
+        lines.push_str(&format!("{rel}\0{}\n", sha256_hex(&files.read(rel)?)));
     }
     Ok(sha256_hex(lines.as_bytes()))
 }

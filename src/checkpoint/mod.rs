@@ -1,5 +1,5 @@
-//! Files to named tensors and back: a diffusers folder (or one embedded in the program) is read, checked, and written
-//! whole or not at all.
+//! Files to named tensors and back: a diffusers folder (or one embedded in the program), or a single file with the original
+//! names, is read, checked, and written whole or not at all.
 
 mod dtype;
 mod files;
@@ -11,6 +11,7 @@ mod output_folder;
 mod precision;
 mod read;
 mod save;
+pub mod single_file;
 mod temporary;
 mod weights;
 mod write;
@@ -24,6 +25,7 @@ pub use output_folder::OutputFolder;
 pub use precision::{Loading, Precision};
 pub use read::{Component, load_tensors};
 pub use save::save_edited;
+pub use single_file::SingleFile;
 pub use temporary::{abandon, sweep_files};
 pub use weights::WeightFiles;
 pub use write::{write_file, write_file_atomic, write_safetensors};

@@ -1,9 +1,9 @@
 //! A component's weights as named `f32` tensors, checked before anything uses them.
 
 use super::dtype::{Decoded, decode};
-use super::files::{Bytes, ModelFiles};
-use super::malformed::parse;
+use super::files::ModelFiles;
 use super::precision::Precision;
+use super::single_file::TensorFile;
 use super::weights::WeightFiles;
 use crate::progress::check_interrupted;
 use crate::{Error, Result};
@@ -11,8 +11,8 @@ use candle_core::{Device, Tensor};
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
+use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 
 /// The weights of one component.
@@ -48,15 +48,17 @@ pub(super) fn load_tensors_as(
     beside: Option<(&ModelFiles, &BTreeMap<String, Tensor>)>,
 ) -> Result<Component> {
     let other = beside.map(|(files, _)| open(files, rel)).transpose()?.unwrap_or_default();
-    let other: Vec<_> = other.iter().filter_map(|bytes| Some((bytes, parse(bytes).ok()?))).collect();
+    let other: Vec<_> = other.iter().filter_map(|file| Some((file, file.tensors().ok()?))).collect();
+    let other: BTreeMap<_, _> = other
+        .into_iter()
+        .flat_map(|(file, views)| views.into_iter().map(move |(name, view)| (name, (file, view))))
+        .collect();
     let found = WeightFiles::find(files, rel)?;
     let mut component = Component { tensors: BTreeMap::new(), dtypes: BTreeMap::new(), files: found.clone() };
     let mut holder = BTreeMap::new();
     for shard in &found.shards {
-        let bytes = files.map(shard)?;
-        let parsed = parse(&bytes).map_err(|what| Error::file(files.describe(shard), what))?;
-        let mut views: Vec<_> = parsed.tensors();
-        views.sort_by(|a, b| a.0.cmp(&b.0)); // so that which error comes first does not depend on a hash map
+        let file = TensorFile::open(files, shard)?;
+        let views = file.tensors()?;
         let convert = |(name, view): &(String, TensorView<'_>)| -> Result<Converted> {
             check_interrupted()?;
             let shared = beside.and_then(|(_, tensors)| tensors.get(name)).filter(|_| same(&other, name, view));
@@ -70,7 +72,7 @@ pub(super) fn load_tensors_as(
                     other => Converted::None(other),
                 },
             };
-            bytes.release(view.data());
+            file.release(view.data());
             Ok(converted)
         };
         let converted: Vec<_> = views.par_iter().map(convert).collect::<Result<_>>()?;
@@ -129,25 +131,40 @@ fn tensor(values: Vec<f32>, shape: &[usize], halved: bool) -> Result<Converted> 
     Ok(Converted::Tensor(Tensor::from_vec(halves, shape, &Device::Cpu)?))
 }
 
-/// Whether the weights whose plain name is `rel` are byte for byte the same in two models.
+/// Whether every tensor of the weights whose plain name is `rel` is byte for byte the same in two models.
 pub(super) fn same_weights(a: &ModelFiles, b: &ModelFiles, rel: &str) -> Result<bool> {
     let (a, b) = (open(a, rel)?, open(b, rel)?);
-    let same = a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| a[..] == b[..]);
-    a.iter().chain(&b).for_each(|bytes| bytes.release(bytes));
-    Ok(same)
+    let views = |files: &[TensorFile]| -> Result<usize> {
+        files.iter().try_fold(0, |sum, file| Ok(sum + file.tensors()?.len()))
+    };
+    if views(&a)? != views(&b)? {
+        return Ok(false);
+    }
+    let mut others = BTreeMap::new();
+    for file in &b {
+        others.extend(file.tensors()?.into_iter().map(|(name, view)| (name, (file, view))));
+    }
+    for file in &a {
+        for (name, view) in file.tensors()? {
+            let same = same(&others, &name, &view);
+            file.release(view.data());
+            if !same {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
-/// The mapped weight files whose plain name is `rel`.
-fn open(files: &ModelFiles, rel: &str) -> Result<Vec<Bytes>> {
-    WeightFiles::find(files, rel)?.shards.iter().map(|shard| files.map(shard)).collect()
+/// The weight files whose plain name is `rel`.
+fn open(files: &ModelFiles, rel: &str) -> Result<Vec<TensorFile>> {
+    WeightFiles::find(files, rel)?.shards.iter().map(|shard| TensorFile::open(files, shard)).collect()
 }
 
-/// Whether a tensor has the same type, shape and bytes in one of these files.
-fn same(files: &[(&Bytes, SafeTensors<'_>)], name: &str, view: &TensorView<'_>) -> bool {
-    files.iter().any(|(bytes, tensors)| {
-        let Ok(here) = tensors.tensor(name) else { return false };
-        let same = here.dtype() == view.dtype() && here.shape() == view.shape() && here.data() == view.data();
-        bytes.release(here.data());
-        same
-    })
+/// Whether a tensor has the same type, shape and bytes there.
+fn same(there: &BTreeMap<String, (&TensorFile, TensorView<'_>)>, name: &str, view: &TensorView<'_>) -> bool {
+    let Some((file, here)) = there.get(name) else { return false };
+    let same = here.dtype() == view.dtype() && here.shape() == view.shape() && here.data() == view.data();
+    file.release(here.data());
+    same
 }

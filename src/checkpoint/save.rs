@@ -3,13 +3,12 @@
 use super::UNET_WEIGHTS;
 use super::dtype::encode;
 use super::files::ModelFiles;
-use super::malformed::parse;
+use super::single_file::TensorFile;
 use super::weights::WeightFiles;
 use super::write::{TensorBytes, write_file, write_tensors};
 use crate::progress::check_interrupted;
 use crate::{Error, Result};
 use candle_core::Tensor;
-use safetensors::SafeTensors;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,7 +20,8 @@ use std::path::Path;
 ///
 /// The UNet keeps its file names. A file with a changed tensor is rewritten: that tensor in the type it had (rounded to
 /// nearest), the others' bytes as they were, the file's metadata with `format: pt` and then `metadata` added. A shard
-/// without a changed tensor, its index, and all other files are copied.
+/// without a changed tensor, its index, and all other files are copied. A single file becomes a folder: its tensors keep their
+/// type and bytes and get diffusers' names.
 ///
 /// # Errors
 /// If a changed tensor is not in the UNet's files, has another shape, or a value that its type cannot hold.
@@ -40,7 +40,12 @@ pub fn save_edited(
         if let Some(folder) = target.parent() {
             fs::create_dir_all(folder).map_err(Error::io(folder))?;
         }
-        if !unet.shards.contains(rel) || !rewrite(files, rel, changed, &target, metadata, &mut written)? {
+        let part = matches!(files, ModelFiles::Single(file) if file.weights(rel).is_some());
+        let done = match unet.shards.contains(rel) {
+            true => rewrite(files, rel, changed, &target, metadata, &mut written)?,
+            false => part && rewrite(files, rel, &BTreeMap::new(), &target, &BTreeMap::new(), &mut written)?,
+        };
+        if !done {
             copy(files, rel, &target)?;
         }
     }
@@ -71,7 +76,7 @@ fn copy(files: &ModelFiles, rel: &str, target: &Path) -> Result<()> {
     }
 }
 
-/// Rewrites one file of the UNet if a changed tensor is in it; says whether.
+/// Rewrites one file of weights if a changed tensor is in it, or it is a part of a single file; says whether.
 fn rewrite(
     files: &ModelFiles,
     rel: &str,
@@ -80,12 +85,10 @@ fn rewrite(
     metadata: &BTreeMap<String, String>,
     written: &mut BTreeSet<String>,
 ) -> Result<bool> {
-    let source = files.map(rel)?;
+    let source = TensorFile::open(files, rel)?;
     let malformed = |what: String| Error::file(files.describe(rel), what);
-    let parsed = parse(&source).map_err(malformed)?;
-    let (_, header) = SafeTensors::read_metadata(&source).map_err(|e| malformed(e.to_string()))?;
-    let views = parsed.tensors();
-    if !views.iter().any(|(name, _)| changed.contains_key(name)) {
+    let views = source.tensors()?;
+    if !source.is_part() && !views.iter().any(|(name, _)| changed.contains_key(name)) {
         return Ok(false);
     }
     let mut tensors = Vec::with_capacity(views.len());
@@ -104,7 +107,7 @@ fn rewrite(
         };
         tensors.push(TensorBytes { name, dtype: view.dtype(), shape: view.shape(), bytes });
     }
-    let mut all: BTreeMap<String, String> = header.metadata().clone().unwrap_or_default().into_iter().collect();
+    let mut all = source.metadata()?;
     all.insert("format".into(), "pt".into());
     all.extend(metadata.clone());
     write_tensors(target, tensors, &all)?;

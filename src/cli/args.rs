@@ -159,9 +159,12 @@ pub struct SampleArgs {
 /// The model and the seed.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// «demo» (built in, a toy world of shapes) or a folder in diffusers' layout
-    #[arg(short, long, default_value = "demo", value_name = "NAME|DIR", help_heading = "Model and result")]
+    /// «demo» (built in, a toy world of shapes), a folder in diffusers' layout, or a single file (.safetensors)
+    #[arg(short, long, default_value = "demo", value_name = "NAME|DIR|FILE", help_heading = "Model and result")]
     pub model: String,
+    /// Read a model from a PyTorch pickle (.ckpt) too; nothing in it is run
+    #[arg(long, help_heading = "Model and result")]
+    pub allow_pickle: bool,
     /// Seed of all randomness: the same seed gives the same bytes
     #[arg(long, default_value_t = 0, help_heading = "Model and result")]
     pub seed: u64,

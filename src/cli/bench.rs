@@ -22,6 +22,7 @@ use std::time::Instant;
 /// Runs what is not known yet, and writes table and plot after every outcome.
 pub fn run(options: &BenchOptions, display: &mut Display) -> Result<ExitCode> {
     let files = hub::resolve(&options.model)?;
+    files.notes().iter().for_each(|note| display.event(Event::Note(note)));
     display.event(Event::Stage { name: "loading the model", steps: 1 });
     let exact = |name: &str| options.grid.variants.iter().any(|variant| variant.settings.changes(name));
     let loading = Loading { precision: options.precision, exact: &exact, beside: None };

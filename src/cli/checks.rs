@@ -11,9 +11,12 @@ pub(super) fn precision(args: &RunArgs) -> Result<Precision> {
     args.dtype.parse().map_err(|error| Error::usage(format!("--dtype {error} (the result has the model's own type)")))
 }
 
-/// The last part of a model's path or id, for file names and pictures' metadata.
+/// The last part of a model's path or id (of a single file without its ending), for file names and pictures' metadata.
 pub fn model_name(model: &str) -> String {
-    let name = Path::new(model).file_name().map(|name| name.to_string_lossy().into_owned());
+    let path = Path::new(model);
+    let single = path.extension().is_some_and(|ending| ending == "safetensors" || ending == "ckpt") && !path.is_dir();
+    let name = if single { path.file_stem() } else { path.file_name() };
+    let name = name.map(|name| name.to_string_lossy().into_owned());
     name.or_else(|| {
         let folder = std::fs::canonicalize(model).ok()?;
         Some(folder.file_name()?.to_string_lossy().into_owned())

@@ -42,7 +42,9 @@ pub fn command(options: &EraseOptions) -> String {
     line.flag("--verify-seed", Some(v.seed));
     line.flag("--max-rate", v.max_rate);
     line.flag("--max-synonym-rate", v.max_synonym_rate);
-    for (flag, given) in [("--keep-images", v.keep_images), ("--show", v.show)] {
+    for (flag, given) in
+        [("--keep-images", v.keep_images), ("--show", v.show), ("--allow-pickle", options.allow_pickle)]
+    {
         if given {
             line.0.push_str(&format!(" {flag}"));
         }

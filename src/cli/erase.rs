@@ -18,7 +18,8 @@ use std::collections::BTreeMap;
 /// Runs the job; everything that can be refused is refused before the work begins.
 pub fn run(options: &EraseOptions, display: &mut Display) -> Result<ExitCode> {
     let settings = settings(options)?;
-    let files = hub::resolve(&options.model)?;
+    let files = hub::resolve_with(&options.model, options.allow_pickle)?;
+    files.notes().iter().for_each(|note| display.event(Event::Note(note)));
     display.event(Event::Stage { name: "loading the model", steps: 1 });
     let exact = |name: &str| settings.changes(name);
     let loaded = load_model_with(&files, &Loading { precision: options.precision, exact: &exact, beside: None })?;
@@ -58,7 +59,7 @@ fn work(
     let left_out = save_model(files, loaded, &outcome.changed, folder.path(), &metadata(options))?;
     watch.event(Event::Step { loss: None });
     for name in left_out {
-        watch.event(Event::Note(&format!("{name} is not part of the model and was not copied")));
+        watch.event(Event::Note(&format!("not copied, as no part of the model: {name}")));
     }
     let before = evidence.look(&loaded.model, "before", folder.path(), &mut watch)?;
     // what is counted is what was written

@@ -94,8 +94,10 @@ pub struct EraseOptions {
     pub concept_argument: String,
     /// Its kind, where that had to be said.
     pub kind: Option<Kind>,
-    /// The model's name or folder.
+    /// The model's name, folder or file.
     pub model: String,
+    /// Whether the file may be a pickle.
+    pub allow_pickle: bool,
     /// Seed of all randomness.
     pub seed: u64,
     /// The preset's name.
@@ -146,8 +148,10 @@ pub struct SampleOptions {
     pub negative_prompt: String,
     /// Pictures of each prompt.
     pub num_images: usize,
-    /// The model's name or folder.
+    /// The model's name, folder or file.
     pub model: String,
+    /// Whether the file may be a pickle.
+    pub allow_pickle: bool,
     /// Seed of the first picture.
     pub seed: u64,
     /// How pictures are sampled.
@@ -297,6 +301,7 @@ impl TryFrom<&EraseArgs> for EraseOptions {
             concept_argument: name.to_string(),
             kind,
             model,
+            allow_pickle: args.model.allow_pickle,
             seed,
             preset: args.preset.clone(),
             overrides,
@@ -331,6 +336,7 @@ impl TryFrom<&BenchArgs> for BenchOptions {
                     concept_argument: name.clone(),
                     kind: None,
                     model: args.model.clone(),
+                    allow_pickle: false,
                     seed: *seed,
                     preset: grid.name.clone(),
                     overrides: Overrides::default(),
@@ -376,6 +382,7 @@ impl TryFrom<&SampleArgs> for SampleOptions {
             overwrite: args.overwrite,
             precision: precision(&args.run)?,
             model,
+            allow_pickle: args.model.allow_pickle,
             seed,
         })
     }

@@ -25,7 +25,8 @@ struct Picture<'a> {
 
 /// Renders every prompt, `num_images` pictures each, into a new folder.
 pub fn run(options: &SampleOptions, display: &mut Display) -> Result<ExitCode> {
-    let files = hub::resolve(&options.model)?;
+    let files = hub::resolve_with(&options.model, options.allow_pickle)?;
+    files.notes().iter().for_each(|note| display.event(Event::Note(note)));
     display.event(Event::Stage { name: "loading the model", steps: 1 });
     let exact = |_: &str| false;
     let loaded = load_model_with(&files, &Loading { precision: options.precision, exact: &exact, beside: None })?;

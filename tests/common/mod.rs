@@ -1,6 +1,8 @@
 //! What the golden tests share.
 #![allow(dead_code)]
 
+pub mod ckpt;
+pub mod original;
 pub mod tiny;
 
 use candle_core::{DType, Device, Tensor};
