@@ -251,8 +251,8 @@ impl TryFrom<&EraseArgs> for EraseOptions {
 
     fn try_from(args: &EraseArgs) -> Result<Self> {
         let name = args.concept.as_deref().ok_or_else(|| {
-            let names = Concept::names().join(", ");
-            Error::usage(format!("--concept NAME is missing: what should be erased? Shipped concepts: {names}"))
+            let names = Concept::listing();
+            Error::usage(format!("--concept NAME is missing: what should be erased? Shipped concepts:{names}"))
         })?;
         let kind = args.kind.as_deref().map(Kind::from_str).transpose();
         let kind = kind.map_err(|error| Error::usage(format!("--kind: {error}")))?;

@@ -108,21 +108,18 @@ pub struct Detect {
 impl Concept {
     /// The concept of this name or file.
     ///
-    /// A text that ends in `.toml` or holds a path separator is a file. A shipped name is its shipped file. Anything
-    /// else is made from templates when `kind` is given, and an error that lists the shipped names when it is not.
+    /// A text that ends in `.toml` or holds a path separator is a file. A shipped name (`french-horn`, or «French horn») is
+    /// its shipped file. Anything else is made from templates when `kind` is given, and an error that lists the shipped names when it is not.
     pub fn resolve(name_or_path: &str, kind: Option<Kind>) -> Result<Self> {
         let text = name_or_path.trim();
         if text.is_empty() {
-            return Err(Error::usage(format!(
-                "the concept's name is empty; shipped concepts: {}",
-                Self::names().join(", ")
-            )));
+            return Err(Error::usage(format!("the concept's name is empty; shipped concepts:{}", Self::listing())));
         }
         let separators = ['/', std::path::MAIN_SEPARATOR];
         let concept = if text.ends_with(".toml") || (kind.is_none() && text.contains(separators)) {
             Self::from_file(Path::new(text))?
-        } else if let Some(source) = shipped::source(text) {
-            Self::parse(source, Path::new(&format!("prompts/{text}.toml")))?
+        } else if let Some(source) = shipped::source(&slug(text)) {
+            Self::parse(source, Path::new(&format!("prompts/{}.toml", slug(text))))?
         } else {
             let Some(kind) = kind else { return Err(unknown(text)) };
             return Ok(Self::from_text(text, kind));
@@ -141,12 +138,17 @@ impl Concept {
         shipped::names()
     }
 
+    /// The same names by group, a line each (the first character is a line break): for messages.
+    pub fn listing() -> String {
+        shipped::listing()
+    }
+
     /// Reads and checks a concept file.
     pub fn from_file(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
-                let names = Self::names().join(", ");
-                Error::file(path, format!("no such concept file; check the path, or name a shipped concept: {names}"))
+                let names = Self::listing();
+                Error::file(path, format!("no such concept file; check the path, or name a shipped concept:{names}"))
             }
             std::io::ErrorKind::InvalidData => Error::file(path, "not a text file (UTF-8); a concept file is TOML"),
             _ => Error::io(path)(e),
@@ -179,8 +181,7 @@ impl Concept {
 
     /// The name as part of a file name: lower-case letters and digits, joined by single dashes.
     pub fn slug(&self) -> String {
-        let words = self.name.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-        let slug = words.map(str::to_lowercase).collect::<Vec<_>>().join("-");
+        let slug = slug(&self.name);
         if slug.is_empty() { "concept".into() } else { slug }
     }
 
@@ -256,12 +257,17 @@ pub(crate) fn normal(prompt: &str) -> String {
     prompt.split_whitespace().map(str::to_lowercase).collect::<Vec<_>>().join(" ")
 }
 
+/// Lower-case letters and digits, joined by single dashes.
+fn slug(text: &str) -> String {
+    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    words.map(str::to_lowercase).collect::<Vec<_>>().join("-")
+}
+
 fn unknown(text: &str) -> Error {
-    let names = Concept::names();
-    let hint = nearest(text, &names).map_or_else(String::new, |name| format!("; did you mean '{name}'?"));
+    let hint = nearest(text, &Concept::names()).map_or_else(String::new, |name| format!("; did you mean '{name}'?"));
     Error::usage(format!(
-        "no concept '{text}' comes with the program{hint}\n  shipped concepts: {}\n  a file of your own: --concept FILE.toml\n  \
+        "no concept '{text}' comes with the program{hint}\n  shipped concepts:{}\n  a file of your own: --concept FILE.toml\n  \
          from templates, for any words: --concept '{text}' --kind object (or style, content, identity)",
-        names.join(", ")
+        Concept::listing()
     ))
 }
