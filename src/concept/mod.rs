@@ -1,9 +1,11 @@
 //! What to forget, what to keep and how to check it: a concept file, or a concept made from free text and a kind.
 
+mod several;
 mod shipped;
 mod suggest;
 mod template;
 
+pub use several::PreservePrompt;
 pub use suggest::nearest;
 
 use crate::{Error, Result};
@@ -71,6 +73,12 @@ pub struct Concept {
     pub verify: Verify,
     /// How pictures of the concept are recognised.
     pub detect: Detect,
+    /// The concepts that this one is made of, if they are several; see [`Concept::together`].
+    #[serde(skip)]
+    pub parts: Vec<Concept>,
+    /// Names and prompts that the user asked to preserve.
+    #[serde(skip)]
+    pub preserve: Vec<String>,
 }
 
 /// Verification prompts; none of them is among the training prompts.
@@ -84,6 +92,9 @@ pub struct Verify {
     pub synonyms: Vec<String>,
     /// Prompts for everything else.
     pub retain: Vec<RetainPrompt>,
+    /// Prompts for what the user asked to preserve.
+    #[serde(skip)]
+    pub preserve: Vec<PreservePrompt>,
 }
 
 /// A verification prompt for something that must stay, and what a classifier should see in its pictures.
@@ -263,6 +274,26 @@ fn slug(text: &str) -> String {
     words.map(str::to_lowercase).collect::<Vec<_>>().join("-")
 }
 
+/// `text` with `word` for each `name` that stands there as a word of its own, in any case; `None` if it does not.
+pub(crate) fn replaced(text: &str, name: &str, word: &str) -> Option<String> {
+    let letters = |c: char| c.is_alphanumeric();
+    let mut out = String::with_capacity(text.len());
+    let mut rest = 0;
+    for (start, _) in text.char_indices() {
+        let end = start + name.len();
+        let here = start >= rest && text.get(start..end).is_some_and(|part| part.eq_ignore_ascii_case(name));
+        let alone =
+            !text[..start].ends_with(letters) && !text.get(end..).is_some_and(|after| after.starts_with(letters));
+        if here && alone && !name.is_empty() {
+            out.push_str(&text[rest..start]);
+            out.push_str(word);
+            rest = end;
+        }
+    }
+    out.push_str(&text[rest..]);
+    (rest > 0).then_some(out)
+}
+
 fn unknown(text: &str) -> Error {
     let hint = nearest(text, &Concept::names()).map_or_else(String::new, |name| format!("; did you mean '{name}'?"));
     Error::usage(format!(
@@ -270,4 +301,20 @@ fn unknown(text: &str) -> Error {
          from templates, for any words: --concept '{text}' --kind object (or style, content, identity)",
         Concept::listing()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_replaced_only_where_it_is_a_word_of_its_own() {
+        assert_eq!(replaced("a red Ring on a ring", "ring", "hoop").unwrap(), "a red hoop on a hoop");
+        assert_eq!(replaced("Van Gogh's van gogh", "van Gogh", "x").unwrap(), "x's x");
+        for text in ["a string", "rings", "bring", "rïng", "", "ring2"] {
+            assert_eq!(replaced(text, "ring", "x"), None, "{text}");
+        }
+        assert_eq!(replaced("a", "", "x"), None);
+        assert_eq!(replaced("ä ring é", "ring", "ü").unwrap(), "ä ü é");
+    }
 }

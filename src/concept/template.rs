@@ -150,7 +150,9 @@ pub(super) fn concept(text: &str, kind: Kind) -> Concept {
         forget,
         anchors,
         retain,
-        verify: Verify { forget: verify_forget, synonyms: Vec::new(), retain: verify_retain },
+        verify: Verify { forget: verify_forget, synonyms: Vec::new(), retain: verify_retain, preserve: Vec::new() },
         detect: Detect { labels: Vec::new() },
+        parts: Vec::new(),
+        preserve: Vec::new(),
     }
 }
