@@ -4,6 +4,7 @@
 mod dtype;
 mod files;
 mod hash;
+pub mod inspect;
 mod load;
 mod malformed;
 mod output_folder;
