@@ -11,12 +11,13 @@ use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Version of the layout of `--json`; rises when a field changes its meaning or goes away.
 const SCHEMA: &str = "erase-concept.inspect/1";
 /// Bytes that one step of the progress bar stands for.
 const STEP: u64 = 64 << 20;
+/// Smaller files are read before anybody wonders.
+const WORTH_A_BAR: u64 = 256 << 20;
 /// Changed tensors that are listed in text; all are in the JSON document.
 const LISTED: usize = 10;
 
@@ -107,22 +108,27 @@ fn open(path: &Path) -> Result<(Option<ModelFiles>, Weights)> {
 fn examine(options: &InspectOptions, progress: &mut dyn Progress) -> Result<Report> {
     let (model, weights) = open(&options.what)?;
     let base = options.base.as_deref().map(open).transpose()?;
-    progress.event(Event::Stage { name: "reading", steps: weights.bytes().div_ceil(STEP) as usize });
-    let (mut read, mut said) = (0, 0);
+    let weighty = weights.bytes() >= WORTH_A_BAR;
+    if weighty {
+        progress.event(Event::Stage { name: "reading", steps: weights.bytes().div_ceil(STEP) as usize });
+    }
+    let (mut read, mut said) = (0u64, 0);
     let files = weights.facts(&mut |n| {
         read += n;
-        while said < read / STEP {
+        while weighty && said < read.div_ceil(STEP) {
             said += 1;
             progress.event(Event::Step { loss: None });
         }
     })?;
     let difference = base.as_ref().map(|(_, base)| {
-        progress.event(Event::Stage { name: "comparing", steps: 1 });
-        let compared = AtomicUsize::new(0);
-        let found = weights.compare(base, &|| {
-            compared.fetch_add(1, Ordering::Relaxed);
-        });
-        progress.event(Event::Step { loss: None });
+        let weighty = weighty || base.bytes() >= WORTH_A_BAR;
+        if weighty {
+            progress.event(Event::Stage { name: "comparing", steps: 1 });
+        }
+        let found = weights.compare(base);
+        if weighty {
+            progress.event(Event::Step { loss: None });
+        }
         found
     });
     let count = files.iter().fold(Count::default(), |all, file| all.and(&file.count));

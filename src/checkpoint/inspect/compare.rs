@@ -89,11 +89,11 @@ impl Sums {
     }
 }
 
-/// Compares `new` with `base`; `read` is called after each tensor.
+/// Compares `new` with `base`.
 ///
 /// # Errors
 /// If they have no tensor of the same name, or the user interrupts.
-pub(super) fn compare(new: &Weights, base: &Weights, read: &(dyn Fn() + Sync)) -> Result<Difference> {
+pub(super) fn compare(new: &Weights, base: &Weights) -> Result<Difference> {
     let (ours, theirs) = (new.tensors()?, base.tensors()?);
     let (ours, theirs) = same_naming(ours, theirs);
     let mut out = Difference {
@@ -117,7 +117,6 @@ pub(super) fn compare(new: &Weights, base: &Weights, read: &(dyn Fn() + Sync)) -
         };
         new.release(view.data());
         base.release(other.data());
-        read();
         Ok(((*name).clone(), view.shape().iter().product::<usize>(), found))
     };
     let mut blocks: BTreeMap<String, (usize, usize, Sums)> = BTreeMap::new();

@@ -66,8 +66,11 @@ pub fn recognise(shapes: &Shapes) -> Recognised {
     if holds("vision_model.") {
         return found("CLIP, or its image encoder", false);
     }
-    if holds("text_model.embeddings.") {
+    if holds("embeddings.token_embedding.") {
         return found(&format!("text encoder (CLIP{})", width(shapes)), false);
+    }
+    if starts("classifier.") {
+        return found("image classifier", false);
     }
     if holds("lm_head.") || holds("shared.weight") {
         return found("language model or T5 text encoder", false);

@@ -228,7 +228,7 @@ fn text(r: &Report) -> String {
     let time = |seconds: f64| format!("the demo model runs ({seconds:.1} s to load it and draw)");
     rows.push(("self-test", r.self_test_seconds.map_or_else(|| "failed".into(), time)));
     let mut out = table(&rows);
-    out.push_str("\nMemory to erase from a model (at full speed, or with --memory-limit as little as):\n");
+    out.push_str("\nMemory to erase from a model, from the least (slower) to that of full speed:\n");
     for fit in &r.models {
         let one = |m: &models::Memory| {
             let fits = if m.fits { "fits" } else { "does not fit" };
