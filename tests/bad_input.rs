@@ -42,10 +42,10 @@ fn an_unknown_model_is_told_what_there_is() {
 fn an_unknown_concept_is_told_what_there_is() {
     let tiny = Tiny::new();
     let refused = |args: &[&str], parts: &[&str]| drop(tiny.refused(args, parts));
-    refused(&["--concept", "sstar"], &["did you mean 'star'?", "church, circle", "--kind object", "FILE.toml"]);
+    refused(&["--concept", "sstar"], &["did you mean 'star'?", "circle, dotted", "--kind object", "FILE.toml"]);
     refused(&["--concept", "star", "--kind", "thing"], &["--kind", "object, style, content, identity"]);
     refused(&["--concept", "missing.toml"], &["missing.toml: no such concept file", "check the path", "star, striped"]);
-    refused(&["--concept", " "], &["the concept's name is empty", "church, circle"]);
+    refused(&["--concept", " "], &["the concept's name is empty", "circle, dotted"]);
     refused(&["bench", "--concepts", "star,sstar"], &["did you mean 'star'?"]);
     fs::create_dir(tiny.root().join("folder.toml")).unwrap();
     refused(&["--concept", "folder.toml"], &["folder.toml: Is a directory"]);

@@ -7,8 +7,8 @@ mod chromium;
 use chromium::{Area, Browser};
 use erase_concept::audit::html::EraseReport;
 use erase_concept::audit::{
-    Answer, BlockTrim, Comparison, DetectorRecord, Drawn, Drift, Report, SCHEMA, Shown, Verification, VerifyRecord,
-    moves,
+    Answer, BlockTrim, Comparison, DetectorRecord, Drawn, Drift, PreservedCounts, Report, SCHEMA, Shown, Verification,
+    VerifyRecord, moves,
 };
 use erase_concept::concept::{Concept, Kind};
 use erase_concept::erase::{OtherWord, Settings, StepRecord, TrimSummary};
@@ -55,6 +55,8 @@ fn verification(colour: [u8; 3], hits: usize, counted: bool) -> Verification {
             BTreeMap::new()
         },
         drawn: drawn("concept").chain(drawn("retain")).collect(),
+        parts: Vec::new(),
+        preserve: Vec::new(),
         shown_forget: shown("concept"),
         shown_retain: shown("retain"),
     }
@@ -81,13 +83,15 @@ fn page(kind: Kind, counted: bool, show: bool) -> String {
         command: format!("erase-concept --concept '{HOSTILE}'"),
         base_sha256: "0123456789abcdef".repeat(4),
         counts: Comparison::new(&before, &after),
+        concepts: Vec::new(),
+        preserve: vec![PreservedCounts { name: HOSTILE.into(), labels: vec![HOSTILE.into()], rate: None, drift: None }],
         drift: Drift::new(&moves),
         detector: counted.then_some(detector),
         verification: VerifyRecord { scheduler: "dpmpp_2m".into(), steps: 12, guidance_scale: 5.0, seed: 99 },
         settings,
         other_words: vec![
-            OtherWord { word: "asterisk".into(), distance: 0.01 },
-            OtherWord { word: "solid".into(), distance: 0.75 },
+            OtherWord { word: "asterisk".into(), distance: 0.01, of: None },
+            OtherWord { word: "solid".into(), distance: 0.75, of: None },
         ],
         trim: TrimSummary { scored: 900, k: 890, threshold: 1e-4, trimmed: [(tensor.clone(), 10)].into(), total: 10 },
         blocks: vec![block("down_blocks.0", 900, 10), block("mid_block", 0, 0), block("up_blocks.0", 0, 0)],

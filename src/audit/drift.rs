@@ -22,7 +22,7 @@ const C2: f64 = (0.03 * 255.0) * (0.03 * 255.0);
 
 /// One picture before and after.
 pub struct Move<'a> {
-    /// `concept`, `synonym` or `retain`.
+    /// `concept`, `synonym`, `retain` or `preserve`.
     pub group: &'static str,
     /// Its prompt.
     pub prompt: &'a str,
@@ -112,7 +112,7 @@ impl Drift {
     }
 }
 
-fn mean<'a>(moves: impl Iterator<Item = &'a Move<'a>>) -> Option<DriftMean> {
+pub(super) fn mean<'a>(moves: impl Iterator<Item = &'a Move<'a>>) -> Option<DriftMean> {
     let (mut n, mut difference, mut ssim) = (0, 0.0, 0.0);
     for m in moves {
         n += 1;

@@ -18,8 +18,8 @@ pub use interval::{mean_drop, paired_drop, wilson};
 pub use picture::{Infotext, blurred, encode_png, from_images, to_images};
 pub use prompt_set::{Malformed, PromptRow, PromptRows};
 pub use report::{
-    BeforeAfter, Comparison, DetectorRecord, LabelCount, MeanDrop, Rate, Report, RetainAxis, RunRecord, SCHEMA,
-    VerifyRecord, peak_memory,
+    BeforeAfter, Comparison, ConceptCounts, DetectorRecord, LabelCount, MeanDrop, PreservedCounts, Rate, Report,
+    RetainAxis, RunRecord, SCHEMA, VerifyRecord, peak_memory,
 };
 pub use trimmed::{BlockTrim, block_of, by_block};
-pub use verify::{Answer, Drawn, Shown, Verification, VerifyPlan, verify};
+pub use verify::{Answer, Drawn, PartCount, Preserved, Shown, Verification, VerifyPlan, verify};

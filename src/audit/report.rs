@@ -1,10 +1,10 @@
 //! `report.json` (the same for equal runs) and `run.json` (dates, times, memory).
 
-use super::drift::Drift;
+use super::drift::{Drift, DriftMean, Move, mean};
 use super::interval::{mean_drop, paired_drop, wilson};
 use super::trimmed::BlockTrim;
-use super::verify::{Answer, Verification};
-use crate::concept::Concept;
+use super::verify::{Answer, PartCount, Preserved, Verification};
+use crate::concept::{Concept, Kind};
 use crate::erase::{OtherWord, Settings, StepRecord, TrimSummary};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -50,6 +50,13 @@ pub struct BeforeAfter {
     pub before: Rate,
     /// The erased model, as written.
     pub after: Rate,
+}
+
+impl BeforeAfter {
+    fn of(before: &Option<Vec<bool>>, after: &Option<Vec<bool>>) -> Option<Self> {
+        let both = before.as_ref().zip(after.as_ref());
+        both.map(|(before, after)| Self { before: Rate::of(before), after: Rate::of(after) })
+    }
 }
 
 /// Accuracy on one axis of what must stay.
@@ -106,6 +113,61 @@ pub struct Comparison {
     pub mean_drop: Option<MeanDrop>,
 }
 
+/// One of several concepts, counted by its own prompts and labels.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ConceptCounts {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: Kind,
+    /// How often its prompts show it.
+    pub rate: Option<BeforeAfter>,
+    /// The same for its synonyms.
+    pub synonyms: Option<BeforeAfter>,
+}
+
+impl ConceptCounts {
+    /// Of each of several concepts; empty for one that stands alone.
+    pub fn each(concept: &Concept, before: &Verification, after: &Verification) -> Vec<Self> {
+        let parts = concept.parts.iter().zip(before.parts.iter().zip(&after.parts));
+        let count = |(part, (before, after)): (&Concept, (&PartCount, &PartCount))| Self {
+            name: part.name.clone(),
+            kind: part.kind,
+            rate: BeforeAfter::of(&before.forget, &after.forget),
+            synonyms: BeforeAfter::of(&before.synonyms, &after.synonyms),
+        };
+        parts.map(count).collect()
+    }
+}
+
+/// A name or prompt that the user asked to preserve.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PreservedCounts {
+    /// What was asked for.
+    pub name: String,
+    /// The labels that it states and that the detector knows.
+    pub labels: Vec<String>,
+    /// How often all of these were found, if there are any.
+    pub rate: Option<BeforeAfter>,
+    /// How far its pictures moved; absent if none was drawn.
+    pub drift: Option<DriftMean>,
+}
+
+impl PreservedCounts {
+    /// Of each; `moves` are those of the two verifications.
+    pub fn each(concept: &Concept, before: &Verification, after: &Verification, moves: &[Move<'_>]) -> Vec<Self> {
+        let entries = concept.preserve.iter().zip(before.preserve.iter().zip(&after.preserve));
+        let count = |(name, (before, after)): (&String, (&Preserved, &Preserved))| Self {
+            name: name.clone(),
+            labels: before.labels.clone(),
+            rate: (!before.found.is_empty())
+                .then(|| BeforeAfter { before: Rate::of(&before.found), after: Rate::of(&after.found) }),
+            drift: mean(before.drawn.iter().filter_map(|i| moves.get(*i))),
+        };
+        entries.map(count).collect()
+    }
+}
+
 /// What did the counting.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DetectorRecord {
@@ -154,6 +216,12 @@ pub struct Report {
     /// What was counted before and after; rates are absent without a detector that knows the concept.
     #[serde(flatten)]
     pub counts: Comparison,
+    /// Each concept, if they are several: `counts` has their sum.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub concepts: Vec<ConceptCounts>,
+    /// What the user asked to preserve.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub preserve: Vec<PreservedCounts>,
     /// How far the pictures moved.
     pub drift: Drift,
     /// What did the counting.
@@ -176,16 +244,13 @@ pub struct Report {
 impl Comparison {
     /// Pairs two verifications of one plan.
     pub fn new(before: &Verification, after: &Verification) -> Self {
-        let pair = |a: &Option<Vec<bool>>, b: &Option<Vec<bool>>| {
-            a.as_ref().zip(b.as_ref()).map(|(a, b)| BeforeAfter { before: Rate::of(a), after: Rate::of(b) })
-        };
         let axes = before.retain.iter().filter_map(|(name, b)| Some((name, b, after.retain.get(name)?)));
         let triples =
             axes.clone().map(|(_, b, a)| b.iter().zip(a).map(|(b, a)| (b.picture, b.right, a.right)).collect());
         let mean_drop = mean_drop(&triples.collect::<Vec<_>>());
         Self {
-            rate: pair(&before.forget, &after.forget),
-            synonyms: pair(&before.synonyms, &after.synonyms),
+            rate: BeforeAfter::of(&before.forget, &after.forget),
+            synonyms: BeforeAfter::of(&before.synonyms, &after.synonyms),
             retain: axes.map(|(name, b, a)| (name.clone(), RetainAxis::new(b, a))).collect(),
             mean_drop: mean_drop.map(|(drop, low, high)| MeanDrop { drop, low, high }),
         }
@@ -219,7 +284,7 @@ impl Report {
     pub fn summary(&self, concept: &Concept) -> String {
         let mut lines = Vec::new();
         let percent = |x: f64| format!("{:.0} %", 100.0 * x);
-        let mut rate = |what: &str, r: &BeforeAfter| {
+        let rate = |lines: &mut Vec<String>, what: &str, r: &BeforeAfter| {
             lines.push(format!(
                 "{what}: found in {} of {} pictures before ({}), in {} of {} after ({}; 95 % interval {} to {})",
                 r.before.hits,
@@ -232,24 +297,29 @@ impl Report {
                 percent(r.after.high),
             ));
         };
-        match &self.counts.rate {
-            Some(r) => rate(&format!("«{}»", concept.name), r),
-            None => {
-                lines.push(format!("no detector knows «{}»: look at grid.png to see whether it is gone", concept.name))
+        let alone = ConceptCounts {
+            name: concept.name.clone(),
+            kind: concept.kind,
+            rate: self.counts.rate.clone(),
+            synonyms: self.counts.synonyms.clone(),
+        };
+        let each = if self.concepts.is_empty() { std::slice::from_ref(&alone) } else { &self.concepts };
+        for counts in each {
+            match &counts.rate {
+                Some(r) => rate(&mut lines, &format!("«{}»", counts.name), r),
+                None => lines
+                    .push(format!("no detector knows «{}»: look at grid.png to see whether it is gone", counts.name)),
             }
-        }
-        if let Some(r) = &self.counts.synonyms {
-            let mut lines_rate = |what: &str, r: &BeforeAfter| {
+            if let Some(r) = &counts.synonyms {
                 lines.push(format!(
-                    "{what}: {} of {} before, {} of {} after ({})",
+                    "its synonyms: {} of {} before, {} of {} after ({})",
                     r.before.hits,
                     r.before.n,
                     r.after.hits,
                     r.after.n,
                     percent(r.after.fraction())
                 ));
-            };
-            lines_rate("its synonyms", r);
+            }
         }
         let found: Vec<String> = self.found_words().map(|word| format!("«{word}»")).collect();
         if !found.is_empty() {
@@ -270,6 +340,18 @@ impl Report {
         if let Some(MeanDrop { drop, low, high }) = &self.counts.mean_drop {
             let [drop, low, high] = [drop, low, high].map(|x| 100.0 * x);
             lines.push(format!("mean drop over these: {drop:.1} points, 95 % interval {low:.1} to {high:.1}"));
+        }
+        for kept in &self.preserve {
+            let moved = kept.drift.as_ref().map_or_else(String::new, |drift| {
+                format!("; its {} pictures moved by {:.1} of 255", drift.n, drift.difference)
+            });
+            match &kept.rate {
+                Some(r) => lines.push(format!(
+                    "to be preserved, «{}»: found in {} of {} pictures before, in {} after{moved}",
+                    kept.name, r.before.hits, r.before.n, r.after.hits
+                )),
+                None => lines.push(format!("to be preserved, «{}»: not counted{moved}", kept.name)),
+            }
         }
         lines.push(format!(
             "trimmed {} of {} scored weights ({:.2} %) in {} tensors",

@@ -18,10 +18,17 @@ pub type Render<'a> = dyn FnMut(&[&str], &[u64]) -> Result<Tensor> + 'a;
 /// pictures the other groups have.
 pub const GROUP_SEEDS: [u64; 3] = [0, 1_000_000, 2_000_000];
 
+/// Where the pictures of what was asked to be preserved begin.
+const PRESERVE_SEED: u64 = 3_000_000;
+/// What is added for each further concept, where there are several.
+const CONCEPT_SEEDS: u64 = 4_000_000;
+/// Pictures of each name or prompt that is preserved, if [`VerifyPlan::retain_images`] has room for so many.
+const PRESERVE_IMAGES: usize = 16;
+
 /// How many pictures of what, from which seed.
 #[derive(Debug, Clone)]
 pub struct VerifyPlan {
-    /// Pictures of the concept.
+    /// Pictures of each concept.
     pub images: usize,
     /// Pictures of its synonyms (none if it has none).
     pub synonym_images: usize,
@@ -49,7 +56,7 @@ pub struct Shown {
 
 /// One picture as drift compares it.
 pub struct Drawn {
-    /// `concept`, `synonym` or `retain`.
+    /// `concept`, `synonym`, `retain` or `preserve`.
     pub group: &'static str,
     /// Its prompt.
     pub prompt: String,
@@ -70,13 +77,38 @@ pub struct Answer {
     pub right: bool,
 }
 
+/// What was counted of one of several concepts.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PartCount {
+    /// Whether each of its pictures shows it; `None` without a detector that knows its labels.
+    pub forget: Option<Vec<bool>>,
+    /// The same for its synonyms.
+    pub synonyms: Option<Vec<bool>>,
+}
+
+/// What was drawn and counted of a name or prompt that is preserved.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Preserved {
+    /// Its pictures, as indices into [`Verification::drawn`].
+    pub drawn: Vec<usize>,
+    /// The labels that it states by their words; none if the detector knows none of them.
+    pub labels: Vec<String>,
+    /// Whether all of these were found in each picture.
+    pub found: Vec<bool>,
+}
+
 /// What was counted. A list of answers is in the order of the pictures, so that two runs can be compared pair by pair.
 #[derive(Default)]
 pub struct Verification {
-    /// Whether each concept picture shows the concept; `None` without a detector that knows its labels.
+    /// Whether each concept picture shows the concept; `None` without a detector that knows its labels. Of several concepts,
+    /// those that are counted, one after the other.
     pub forget: Option<Vec<bool>>,
     /// The same for synonyms.
     pub synonyms: Option<Vec<bool>>,
+    /// The same for each of several concepts; empty if there is one.
+    pub parts: Vec<PartCount>,
+    /// For each name or prompt that the user asked to preserve.
+    pub preserve: Vec<Preserved>,
     /// For each axis, the pictures whose prompt states a label on it.
     pub retain: BTreeMap<String, Vec<Answer>>,
     /// Every picture, in order.
@@ -90,6 +122,66 @@ pub struct Verification {
 /// Called with each picture: its group, number, prompt and seed.
 pub type Keep<'a> = dyn FnMut(&str, usize, &str, u64, &RgbImage) -> Result<()> + 'a;
 
+/// Pictures of one kind: prompts in turn, from a seed on.
+struct Group<'a> {
+    name: &'static str,
+    /// Index of the concept, where that matters.
+    part: usize,
+    prompts: Vec<&'a str>,
+    /// Number of the first picture among those of this name.
+    first: usize,
+    count: usize,
+    seed: u64,
+}
+
+impl VerifyPlan {
+    /// Pictures of what is preserved.
+    fn preserve_images(&self, concept: &Concept) -> usize {
+        match concept.verify.preserve.len() {
+            0 => 0,
+            _ => (PRESERVE_IMAGES * concept.preserve.len()).min(self.retain_images),
+        }
+    }
+
+    /// Pictures of the concepts, their synonyms and everything else.
+    pub fn pictures(&self, concept: &Concept) -> [usize; 3] {
+        let with_synonyms = concept.each().iter().filter(|part| !part.verify.synonyms.is_empty()).count();
+        let rest = self.retain_images + self.preserve_images(concept);
+        [self.images * concept.each().len(), self.synonym_images * with_synonyms, rest]
+    }
+
+    fn groups<'a>(&self, concept: &'a Concept) -> Vec<Group<'a>> {
+        let strings = |list: &'a [String]| list.iter().map(String::as_str).collect::<Vec<_>>();
+        let [of_concept, of_synonyms, of_rest] = GROUP_SEEDS.map(|seed| self.seed.wrapping_add(seed));
+        let mut groups = Vec::new();
+        for (part, one) in concept.each().iter().enumerate() {
+            let (v, further) = (&one.verify, CONCEPT_SEEDS.wrapping_mul(part as u64));
+            let synonyms = if v.synonyms.is_empty() { 0 } else { self.synonym_images };
+            let lists = [
+                ("concept", strings(&v.forget), self.images, self.images, of_concept),
+                ("synonym", strings(&v.synonyms), synonyms, self.synonym_images, of_synonyms),
+            ];
+            groups.extend(lists.map(|(name, prompts, count, each, seed)| {
+                let (first, seed) = (part * each, seed.wrapping_add(further));
+                Group { name, part, prompts, first, count, seed }
+            }));
+        }
+        let kept = concept.verify.retain.iter().map(|retain| retain.prompt.as_str()).collect();
+        groups.push(Group {
+            name: "retain",
+            part: 0,
+            prompts: kept,
+            first: 0,
+            count: self.retain_images,
+            seed: of_rest,
+        });
+        let preserve = concept.verify.preserve.iter().map(|preserve| preserve.prompt.as_str()).collect();
+        let (count, seed) = (self.preserve_images(concept), self.seed.wrapping_add(PRESERVE_SEED));
+        groups.push(Group { name: "preserve", part: 0, prompts: preserve, first: 0, count, seed });
+        groups
+    }
+}
+
 /// Draws and counts. The same plan gives the same prompts and seeds for any model.
 pub fn verify(
     concept: &Concept,
@@ -101,7 +193,9 @@ pub fn verify(
     progress: &mut dyn Progress,
 ) -> Result<Verification> {
     let labels = &concept.detect.labels;
+    let parts = concept.each();
     if let Some(detector) = detector
+        && concept.parts.is_empty()
         && let Some(unknown) = labels.iter().find(|label| !detector.labels().contains(label))
     {
         return Err(Error::usage(format!(
@@ -109,24 +203,25 @@ pub fn verify(
             detector.name()
         )));
     }
-    let v = &concept.verify;
-    let synonyms = if v.synonyms.is_empty() { 0 } else { plan.synonym_images };
-    let total = plan.images + synonyms + plan.retain_images;
-    progress.event(Event::Stage { name, steps: total });
-    let mut out = Verification::default();
-    let counts = detector.filter(|_| !labels.is_empty());
-    let retain: Vec<&str> = v.retain.iter().map(|r| r.prompt.as_str()).collect();
-    let forget: Vec<&str> = v.forget.iter().map(String::as_str).collect();
-    let words: Vec<&str> = v.synonyms.iter().map(String::as_str).collect();
-    let groups =
-        [("concept", forget, plan.images), ("synonym", words, synonyms), ("retain", retain, plan.retain_images)];
-    for ((group, prompts, count), first) in groups.into_iter().zip(GROUP_SEEDS.map(|g| plan.seed.wrapping_add(g))) {
-        let mut hits = Vec::with_capacity(count);
-        for start in (0..count).step_by(plan.batch.max(1)) {
+    progress.event(Event::Stage { name, steps: plan.pictures(concept).iter().sum() });
+    let counted = |part: &Concept| {
+        let own = &part.detect.labels;
+        detector.is_some_and(|d| !own.is_empty() && own.iter().all(|label| d.labels().contains(label)))
+    };
+    let mut out = Verification {
+        parts: vec![PartCount::default(); parts.len()],
+        preserve: concept.preserve.iter().map(|entry| Preserved::new(entry, labels, detector)).collect(),
+        ..Verification::default()
+    };
+    let mut shown: Vec<Vec<Shown>> = parts.iter().map(|_| Vec::new()).collect();
+    for group in plan.groups(concept) {
+        let own = &parts[group.part].detect.labels;
+        let mut hits = Vec::with_capacity(group.count);
+        for start in (0..group.count).step_by(plan.batch.max(1)) {
             check_interrupted()?;
-            let rows: Vec<usize> = (start..(start + plan.batch.max(1)).min(count)).collect();
-            let texts: Vec<&str> = rows.iter().map(|i| prompts[i % prompts.len()]).collect();
-            let seeds: Vec<u64> = rows.iter().map(|i| first.wrapping_add(*i as u64)).collect();
+            let rows: Vec<usize> = (start..(start + plan.batch.max(1)).min(group.count)).collect();
+            let texts: Vec<&str> = rows.iter().map(|i| group.prompts[i % group.prompts.len()]).collect();
+            let seeds: Vec<u64> = rows.iter().map(|i| group.seed.wrapping_add(*i as u64)).collect();
             let images = to_images(&render(&texts, &seeds)?)?;
             let found = match detector {
                 Some(detector) => detector.detect(&from_images(&images)?)?,
@@ -135,15 +230,21 @@ pub fn verify(
             for (((i, prompt), seed), (image, found)) in
                 rows.iter().zip(texts).zip(seeds).zip(images.into_iter().zip(found))
             {
-                keep(group, *i, prompt, seed, &image)?;
-                out.drawn.push(Drawn { group, prompt: prompt.to_string(), seed, image: averaged_down(&image) });
-                let hit = found.iter().any(|label| labels.contains(label));
+                keep(group.name, group.first + i, prompt, seed, &image)?;
+                let image_for_drift = averaged_down(&image);
+                out.drawn.push(Drawn { group: group.name, prompt: prompt.to_string(), seed, image: image_for_drift });
+                let hit = found.iter().any(|label| own.contains(label));
                 hits.push(hit);
-                if group == "retain" && detector.is_some() {
-                    answer(*i, &v.retain[i % v.retain.len()].labels, labels, &found, &mut out.retain);
+                if group.name == "retain" && detector.is_some() {
+                    let stated = &concept.verify.retain[i % concept.verify.retain.len()].labels;
+                    answer(*i, stated, labels, &found, &mut out.retain);
                 }
-                let shown = match group {
-                    "concept" => Some(&mut out.shown_forget),
+                if group.name == "preserve" {
+                    let entry = concept.verify.preserve[i % concept.verify.preserve.len()].entry;
+                    out.preserve[entry].add(out.drawn.len() - 1, &found);
+                }
+                let shown = match group.name {
+                    "concept" => Some(&mut shown[group.part]),
                     "retain" => Some(&mut out.shown_retain),
                     _ => None,
                 };
@@ -153,13 +254,55 @@ pub fn verify(
                 progress.event(Event::Step { loss: None });
             }
         }
-        match group {
-            "concept" if counts.is_some() => out.forget = Some(hits),
-            "synonym" if counts.is_some() && count > 0 => out.synonyms = Some(hits),
-            _ => {}
+        if group.count > 0 && counted(&parts[group.part]) {
+            match group.name {
+                "concept" => out.parts[group.part].forget = Some(hits),
+                "synonym" => out.parts[group.part].synonyms = Some(hits),
+                _ => {}
+            }
         }
     }
+    let all = |of: fn(&PartCount) -> &Option<Vec<bool>>| {
+        let counted: Vec<&Vec<bool>> = out.parts.iter().filter_map(|part| of(part).as_ref()).collect();
+        (!counted.is_empty()).then(|| counted.into_iter().flatten().copied().collect())
+    };
+    (out.forget, out.synonyms) = (all(|part| &part.forget), all(|part| &part.synonyms));
+    if concept.parts.is_empty() {
+        out.parts.clear();
+    }
+    // the concepts in turn
+    let mut shown: Vec<_> = shown.into_iter().map(Vec::into_iter).collect();
+    while out.shown_forget.len() < plan.shown {
+        let before = out.shown_forget.len();
+        out.shown_forget.extend(shown.iter_mut().filter_map(Iterator::next));
+        if out.shown_forget.len() == before {
+            break;
+        }
+    }
+    out.shown_forget.truncate(plan.shown);
     Ok(out)
+}
+
+impl Preserved {
+    /// `entry` states the labels whose value («pink» of `color: pink`) stands in it as words of their own.
+    fn new(entry: &str, concept: &[String], detector: Option<&dyn Detector>) -> Self {
+        let plain = |text: &str| {
+            let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+            words.map(str::to_lowercase).collect::<Vec<_>>().join(" ")
+        };
+        let entry = format!(" {} ", plain(entry));
+        let value = |label: &str| plain(label.split_once(':').map_or(label, |(_, value)| value));
+        let stated = |label: &&String| !concept.contains(label) && entry.contains(&format!(" {} ", value(label)));
+        let labels = detector.map_or(&[][..], Detector::labels).iter().filter(stated).cloned().collect();
+        Self { labels, ..Self::default() }
+    }
+
+    fn add(&mut self, drawn: usize, found: &[String]) {
+        self.drawn.push(drawn);
+        if !self.labels.is_empty() {
+            self.found.push(self.labels.iter().all(|label| found.contains(label)));
+        }
+    }
 }
 
 /// Checks each stated label that is not the concept's own.

@@ -5,6 +5,7 @@ mod dtype;
 mod files;
 mod hash;
 mod header;
+pub mod inspect;
 mod load;
 mod malformed;
 mod output_folder;

@@ -7,6 +7,7 @@ const AFTER: &str = "\
 Examples:
   erase-concept --concept star                  the built-in demo model, about a minute or two
   erase-concept --concept my.toml --output out  a concept file of your own
+  erase-concept --concept star --concept ring   two at once
   erase-concept sample --model out --prompt \"a red star\" --num-images 4
 
 Exit codes: 0 done, 1 done but a limit that you set (--max-rate) is missed, 2 could not run, 130 interrupted.";
@@ -28,6 +29,17 @@ pub struct Cli {
     pub erase: EraseArgs,
 }
 
+impl Cli {
+    /// Whether a job that prints one document is to print JSON.
+    pub(super) fn document(&self) -> bool {
+        match &self.command {
+            Some(Command::Inspect(args)) => args.json,
+            Some(Command::Doctor(args)) => args.json,
+            _ => false,
+        }
+    }
+}
+
 /// The jobs beside erasing.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -35,6 +47,35 @@ pub enum Command {
     Sample(Box<SampleArgs>),
     /// Compare settings of the method over concepts and seeds
     Bench(Box<BenchArgs>),
+    /// Say what a model or a file of weights is: kind, parameters, hashes, metadata, and what differs from a base
+    Inspect(InspectArgs),
+    /// Say what this machine offers, what fits on it, and what would not work
+    ///
+    /// Processor and kernels, threads, memory, the Hub's cache, free disk, versions, and the memory that erasing takes for each
+    /// kind of model. Exit code 1 if something would not work.
+    Doctor(DoctorArgs),
+}
+
+/// Flags of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print one JSON document instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A model's folder (diffusers' layout), a .safetensors file, or «demo»
+    #[arg(value_name = "FILE|FOLDER")]
+    pub what: PathBuf,
+    /// What it was made from: say which tensors differ, and by how much
+    #[arg(long, value_name = "FILE|FOLDER")]
+    pub base: Option<PathBuf>,
+    /// Print one JSON document instead of text
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags of `bench`.
@@ -78,12 +119,22 @@ pub struct BenchArgs {
 /// Flags of the erase job.
 #[derive(Debug, Args)]
 pub struct EraseArgs {
-    /// What to erase: a shipped concept, a concept FILE.toml, or any words (with --kind)
+    /// What to erase: a shipped concept, a concept FILE.toml, or any words (with --kind). May be given several times
+    ///
+    /// Several are erased together, in one model, and each is counted by itself.
     #[arg(long, value_name = "NAME|FILE", help_heading = "What to erase")]
-    pub concept: Option<String>,
+    pub concept: Vec<String>,
     /// Make the concept from templates: object, style, content or identity
+    ///
+    /// Of several concepts, those that are neither shipped nor files.
     #[arg(long, help_heading = "What to erase")]
     pub kind: Option<String>,
+    /// What must stay: a name («dogs»), a prompt, or a FILE.txt with one a line. May be given several times
+    ///
+    /// It joins the prompts that the model is repaired with, and is drawn before and after by other prompts: the report says
+    /// how far its pictures moved and, where the classifier knows it, how often it was found.
+    #[arg(long, value_name = "TEXT|FILE", help_heading = "What to erase")]
+    pub preserve: Vec<String>,
     /// Model to start from, shared with `sample`.
     #[command(flatten)]
     pub model: ModelArgs,
@@ -322,7 +373,7 @@ mod tests {
     fn short_help_is_short() {
         let mut command = Cli::command();
         let (short, long) = (command.render_help().to_string(), command.render_long_help().to_string());
-        assert!(short.lines().count() < 75, "{} lines", short.lines().count());
+        assert!(short.lines().count() < 80, "{} lines", short.lines().count());
         assert!(!short.contains("--memory-every") && long.contains("--memory-every"));
     }
 }

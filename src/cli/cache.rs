@@ -81,7 +81,8 @@ impl<'a> Cache<'a> {
             Ok((outcome.changed.clone(), BTreeMap::from([trim, losses, words])))
         };
         let c = &self.options.concept;
-        let depends_on = json!([self.settings, c.forget, c.anchors, c.retain, self.plan.thrift]);
+        let names: Vec<&str> = c.each().iter().map(|part| part.name.as_str()).collect();
+        let depends_on = json!([self.settings, names, c.forget, c.anchors, c.retain, self.plan.thrift]);
         self.stage("repaired", &depends_on, read, write, progress, |progress| {
             erase::scissorhands(&self.loaded.model, c, data, self.settings, self.options.seed, self.plan, progress)
         })

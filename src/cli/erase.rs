@@ -28,7 +28,7 @@ pub fn run(options: &EraseOptions, display: &mut Display) -> Result<ExitCode> {
     let evidence = Evidence::new(options, &files, &loaded)?;
     say_what_is_cut(options, &loaded, display)?;
     if options.dry_run {
-        return plan(options, &settings, &loaded, how, display);
+        return plan(options, &settings, &loaded, &evidence, how, display);
     }
     check_interrupted()?;
     // only now, so that what is refused leaves nothing behind
@@ -89,25 +89,34 @@ fn work(
 
 /// What the written UNet says about itself.
 fn metadata(options: &EraseOptions) -> BTreeMap<String, String> {
+    let list = |names: &[&String]| json!(names).to_string();
+    let (several, preserve) = (&options.concept.parts, &options.concept.preserve);
     let entries = [
-        ("erase.method", "scissorhands".to_string()),
-        ("erase.preset", options.preset.clone()),
-        ("erase.concept", options.concept.name.clone()),
-        ("erase.seed", options.seed.to_string()),
-        ("erase.version", env!("CARGO_PKG_VERSION").to_string()),
+        ("erase.method", Some("scissorhands".to_string())),
+        ("erase.preset", Some(options.preset.clone())),
+        ("erase.concept", Some(options.concept.name.clone())),
+        (
+            "erase.concepts",
+            (!several.is_empty()).then(|| list(&several.iter().map(|part| &part.name).collect::<Vec<_>>())),
+        ),
+        ("erase.preserve", (!preserve.is_empty()).then(|| list(&preserve.iter().collect::<Vec<_>>()))),
+        ("erase.seed", Some(options.seed.to_string())),
+        ("erase.version", Some(env!("CARGO_PKG_VERSION").to_string())),
     ];
-    entries.map(|(key, value)| (key.to_string(), value)).into()
+    entries.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?))).collect()
 }
 
 fn plan(
     options: &EraseOptions,
     settings: &Settings,
     loaded: &LoadedModel,
+    evidence: &Evidence<'_>,
     how: Plan,
     display: &mut Display,
 ) -> Result<ExitCode> {
     let (concept, output) = (&options.concept, options.output.display().to_string());
-    let value = json!({
+    let [pictures, synonyms, rest] = evidence.pictures();
+    let mut value = json!({
         "dry_run": true,
         "concept": concept.name,
         "model": options.model,
@@ -121,10 +130,20 @@ fn plan(
         "checkpointing": how.thrift.checkpointing,
         "single_rows": how.thrift.single_rows,
     });
+    if !concept.parts.is_empty() {
+        value["concepts"] = concept.parts.iter().map(|part| part.name.as_str()).collect();
+    }
+    if !concept.preserve.is_empty() {
+        value["preserve"] = concept.preserve.clone().into();
+    }
+    let preserve = match concept.preserve.len() {
+        0 => String::new(),
+        n => format!("\n  preserved by name: {n} ({} training prompts for everything else)", concept.retain.len()),
+    };
     let text = format!(
         "would erase '{}' ({}) from {} with preset {}, seed {}:\n  {} forget and {} retain latents in {} steps each, {} \
-         score batches, {} repair steps\n  {} + {} + {} verification pictures before and after\n  about {:.1} GiB of memory{}{}\n  result in \
-         {output}",
+         score batches, {} repair steps{preserve}\n  {pictures} + {synonyms} + {rest} verification pictures before and after\n  about {:.1} \
+         GiB of memory{}{}\n  result in {output}",
         concept.name,
         concept.kind,
         options.model,
@@ -135,9 +154,6 @@ fn plan(
         settings.data.steps,
         settings.score_batches,
         settings.repair_steps,
-        options.verify.images,
-        if concept.verify.synonyms.is_empty() { 0 } else { options.verify.synonym_images },
-        options.verify.retain_images,
         how.memory as f64 / f64::from(1 << 30),
         if how.thrift.single_rows { ", rows of a batch one by one" } else { "" },
         if how.thrift.checkpointing { ", blocks computed again in the backward pass" } else { "" },

@@ -5,11 +5,11 @@ use super::command::command;
 use super::options::EraseOptions;
 use crate::audit::html::EraseReport;
 use crate::audit::{
-    ClassifierDetector, Comparison, Detector, DetectorRecord, Drift, Grid, GridRow, Infotext, Move, Report, SCHEMA,
-    Shown, Verification, VerifyPlan, VerifyRecord, by_block, encode_png, verify,
+    ClassifierDetector, Comparison, ConceptCounts, Detector, DetectorRecord, Drift, Grid, GridRow, Infotext, Move,
+    PreservedCounts, Report, SCHEMA, Shown, Verification, VerifyPlan, VerifyRecord, by_block, encode_png, verify,
 };
 use crate::checkpoint::{LoadedModel, ModelFiles, load_classifier, write_file};
-use crate::concept::Kind;
+use crate::concept::{Concept, Kind};
 use crate::diffusion::{Schedule, timesteps};
 use crate::erase::{Outcome, Settings};
 use crate::progress::Progress;
@@ -39,7 +39,9 @@ impl<'a> Evidence<'a> {
         let detector = match load_classifier(files)? {
             Some((classifier, sha256)) => {
                 let knows = |label| classifier.labels().contains(label);
-                let fits = options.concept.detect.labels.iter().all(knows);
+                // of several concepts, what it knows of is counted
+                let mut each = options.concept.each().iter();
+                let fits = each.any(|concept| concept.detect.labels.iter().all(knows));
                 let name = "image classifier (ResNet, argmax an axis)".to_string();
                 fits.then(|| ClassifierDetector { classifier, name, sha256 })
             }
@@ -65,6 +67,11 @@ impl<'a> Evidence<'a> {
             shown: SHOWN,
         };
         Ok(Self { options, detector, sampling, plan })
+    }
+
+    /// How many pictures there are of the concepts, of their synonyms and of everything else.
+    pub fn pictures(&self) -> [usize; 3] {
+        self.plan.pictures(&self.options.concept)
     }
 
     /// What decides which pictures are made and how they are counted.
@@ -149,6 +156,8 @@ impl<'a> Evidence<'a> {
             command: command(self.options),
             base_sha256: loaded.base_sha256.clone(),
             counts: Comparison::new(before, after),
+            concepts: ConceptCounts::each(&self.options.concept, before, after),
+            preserve: PreservedCounts::each(&self.options.concept, before, after, moves),
             drift: Drift::new(moves),
             detector,
             verification: VerifyRecord {
@@ -230,17 +239,24 @@ impl<'a> Evidence<'a> {
     /// The limits that were asked for and are missed, in words.
     pub fn missed(&self, report: &Report) -> Vec<String> {
         let v = &self.options.verify;
-        let limits = [
-            ("--max-rate", v.max_rate, &report.counts.rate),
-            ("--max-synonym-rate", v.max_synonym_rate, &report.counts.synonyms),
-        ];
+        let alone = [("", &report.counts.rate, &report.counts.synonyms)];
+        let each: Vec<_> = report.concepts.iter().map(|c| (c.name.as_str(), &c.rate, &c.synonyms)).collect();
         let mut missed = Vec::new();
-        for (flag, limit, found) in limits {
-            let Some(limit) = limit else { continue };
-            match found.as_ref().map(|found| found.after.fraction()) {
-                Some(rate) if rate <= limit => {}
-                Some(rate) => missed.push(format!("{flag} {limit}: the rate is {rate:.3}")),
-                None => missed.push(format!("{flag} {limit}: nothing could be counted, no detector knows the concept")),
+        for (name, rate, synonyms) in if each.is_empty() { &alone[..] } else { &each } {
+            let of = if name.is_empty() { String::new() } else { format!(" of «{name}»") };
+            for (flag, limit, found) in
+                [("--max-rate", v.max_rate, rate), ("--max-synonym-rate", v.max_synonym_rate, synonyms)]
+            {
+                let Some(limit) = limit else { continue };
+                let has_none = |part: &Concept| part.name == *name && part.verify.synonyms.is_empty();
+                match found.as_ref().map(|found| found.after.fraction()) {
+                    Some(rate) if rate <= limit => {}
+                    Some(rate) => missed.push(format!("{flag} {limit}: the rate{of} is {rate:.3}")),
+                    // of several concepts, some may have no synonyms
+                    None if flag == "--max-synonym-rate" && self.options.concept.parts.iter().any(has_none) => {}
+                    None => missed
+                        .push(format!("{flag} {limit}: nothing could be counted{of}, no detector knows the concept")),
+                }
             }
         }
         missed

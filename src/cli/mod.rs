@@ -5,9 +5,13 @@ mod bench;
 mod cache;
 mod checks;
 mod command;
+mod concepts;
+mod doctor;
+mod document;
 mod erase;
 mod evidence;
 pub mod exit_code;
+mod inspect;
 pub mod options;
 pub mod output;
 mod sample;
@@ -21,6 +25,7 @@ use crate::Result;
 use crate::nn::Instructions;
 use args::{Cli, Command};
 use clap::Parser;
+use inspect::InspectOptions;
 use options::{BenchOptions, EraseOptions, RunOptions, SampleOptions};
 use output::{Display, Style};
 use std::ffi::OsString;
@@ -31,6 +36,8 @@ enum Job {
     Erase(Box<EraseOptions>),
     Sample(Box<SampleOptions>),
     Bench(Box<BenchOptions>),
+    Inspect(InspectOptions),
+    Doctor { json: bool },
 }
 
 /// What was asked for, checked.
@@ -52,11 +59,13 @@ impl Request {
             if error.use_stderr() { ExitCode::CouldNotRun } else { ExitCode::Done }
         })?;
         let run = match &cli.command {
-            Some(Command::Sample(args)) => &args.run,
-            Some(Command::Bench(args)) => &args.run,
-            None => &cli.erase.run,
+            Some(Command::Sample(args)) => Some(&args.run),
+            Some(Command::Bench(args)) => Some(&args.run),
+            Some(Command::Inspect(_) | Command::Doctor(_)) => None,
+            None => Some(&cli.erase.run),
         };
-        let style = Style::decide(run.json, run.quiet, run.verbose);
+        let style = run.map(|run| Style::decide(run.json, run.quiet, run.verbose));
+        let style = style.unwrap_or_else(|| RunOptions::of_document(cli.document()).style);
         Self::new(&cli).map_err(|error| {
             Display::new(style).error(&error);
             ExitCode::from(&error)
@@ -72,6 +81,13 @@ impl Request {
             Some(Command::Bench(args)) => {
                 Self { run: RunOptions::try_from(&args.run)?, job: Job::Bench(Box::new((&**args).try_into()?)) }
             }
+            Some(Command::Inspect(args)) => {
+                let (what, base, json) = (args.what.clone(), args.base.clone(), args.json);
+                Self { run: RunOptions::of_document(json), job: Job::Inspect(InspectOptions { what, base, json }) }
+            }
+            Some(Command::Doctor(args)) => {
+                Self { run: RunOptions::of_document(args.json), job: Job::Doctor { json: args.json } }
+            }
             None => {
                 Self { run: RunOptions::try_from(&cli.erase.run)?, job: Job::Erase(Box::new((&cli.erase).try_into()?)) }
             }
@@ -85,6 +101,8 @@ impl Request {
             Job::Erase(options) => erase::run(options, &mut display),
             Job::Sample(options) => sample::run(options, &mut display),
             Job::Bench(options) => bench::run(options, &mut display),
+            Job::Inspect(options) => inspect::run(options, &mut display),
+            Job::Doctor { json } => doctor::run(*json, &mut display),
         };
         display.finish();
         outcome.unwrap_or_else(|error| {

@@ -2,6 +2,7 @@
 
 use super::args::{BenchArgs, EraseArgs, MethodArgs, RunArgs, SampleArgs, SamplingArgs, VerifyArgs};
 use super::checks::{at_least_one, check_output, fraction, model_name, precision};
+use super::concepts::{concept, preserve};
 use super::output::Style;
 use crate::bench::Grid;
 use crate::checkpoint::Precision;
@@ -88,12 +89,14 @@ pub struct VerifyOptions {
 /// The erase job.
 #[derive(Debug, Clone)]
 pub struct EraseOptions {
-    /// What to erase.
+    /// What to erase, and what to preserve.
     pub concept: Concept,
-    /// The name, file or text that it was made from.
-    pub concept_argument: String,
+    /// The names, files or texts that it was made from.
+    pub concept_arguments: Vec<String>,
     /// Its kind, where that had to be said.
     pub kind: Option<Kind>,
+    /// What `--preserve` says, as it was given.
+    pub preserve_arguments: Vec<String>,
     /// The model's name, folder or file.
     pub model: String,
     /// Whether the file may be a pickle.
@@ -191,6 +194,13 @@ impl TryFrom<&RunArgs> for RunOptions {
     }
 }
 
+impl RunOptions {
+    /// Of a job that only looks and prints one document.
+    pub(super) fn of_document(json: bool) -> Self {
+        Self { style: Style::decide(json, false, false), threads: None }
+    }
+}
+
 impl TryFrom<&SamplingArgs> for Sampling {
     type Error = Error;
 
@@ -254,23 +264,20 @@ impl TryFrom<&EraseArgs> for EraseOptions {
     type Error = Error;
 
     fn try_from(args: &EraseArgs) -> Result<Self> {
-        let name = args.concept.as_deref().ok_or_else(|| {
-            let names = Concept::names().join(", ");
-            Error::usage(format!("--concept NAME is missing: what should be erased? Shipped concepts: {names}"))
-        })?;
         let kind = args.kind.as_deref().map(Kind::from_str).transpose();
         let kind = kind.map_err(|error| Error::usage(format!("--kind: {error}")))?;
-        let concept = Concept::resolve(name, kind)?;
+        let concept = concept(&args.concept, kind, &preserve(&args.preserve)?)?;
         let sampling = Sampling::try_from(&args.sampling)?;
         let mut overrides = Overrides::from(&args.method);
         overrides.data_steps = overrides.data_steps.or(sampling.steps);
         let verify = VerifyOptions::new(&args.verify, &sampling)?;
         let limits = [("--max-rate", verify.max_rate), ("--max-synonym-rate", verify.max_synonym_rate)];
-        if let Some((flag, _)) = limits.iter().find(|(_, limit)| limit.is_some() && concept.detect.labels.is_empty()) {
+        let unseen = concept.each().iter().find(|part| part.detect.labels.is_empty());
+        if let (Some((flag, _)), Some(unseen)) = (limits.iter().find(|(_, limit)| limit.is_some()), unseen) {
             return Err(Error::usage(format!(
                 "{flag} needs something that recognises '{}' in a picture, but the concept has no detect.labels; leave \
                  {flag} out, or write a concept file with labels",
-                concept.name
+                unseen.name
             )));
         }
         if verify.max_synonym_rate.is_some() && concept.verify.synonyms.is_empty() {
@@ -298,8 +305,9 @@ impl TryFrom<&EraseArgs> for EraseOptions {
         )?;
         Ok(Self {
             concept,
-            concept_argument: name.to_string(),
+            concept_arguments: args.concept.clone(),
             kind,
+            preserve_arguments: args.preserve.clone(),
             model,
             allow_pickle: args.model.allow_pickle,
             seed,
@@ -333,8 +341,9 @@ impl TryFrom<&BenchArgs> for BenchOptions {
             for seed in &args.seeds {
                 jobs.push(EraseOptions {
                     concept: concept.clone(),
-                    concept_argument: name.clone(),
+                    concept_arguments: vec![name.clone()],
                     kind: None,
+                    preserve_arguments: Vec::new(),
                     model: args.model.clone(),
                     allow_pickle: false,
                     seed: *seed,

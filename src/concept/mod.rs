@@ -1,9 +1,11 @@
 //! What to forget, what to keep and how to check it: a concept file, or a concept made from free text and a kind.
 
+mod several;
 mod shipped;
 mod suggest;
 mod template;
 
+pub use several::PreservePrompt;
 pub use suggest::nearest;
 
 use crate::{Error, Result};
@@ -75,6 +77,12 @@ pub struct Concept {
     pub verify: Verify,
     /// How pictures of the concept are recognised.
     pub detect: Detect,
+    /// The concepts that this one is made of, if they are several; see [`Concept::together`].
+    #[serde(skip)]
+    pub parts: Vec<Concept>,
+    /// Names and prompts that the user asked to preserve.
+    #[serde(skip)]
+    pub preserve: Vec<String>,
 }
 
 /// Verification prompts; none of them is among the training prompts.
@@ -88,6 +96,9 @@ pub struct Verify {
     pub synonyms: Vec<String>,
     /// Prompts for everything else.
     pub retain: Vec<RetainPrompt>,
+    /// Prompts for what the user asked to preserve.
+    #[serde(skip)]
+    pub preserve: Vec<PreservePrompt>,
 }
 
 /// A verification prompt for something that must stay, and what a classifier should see in its pictures.
@@ -112,21 +123,18 @@ pub struct Detect {
 impl Concept {
     /// The concept of this name or file.
     ///
-    /// A text that ends in `.toml` or holds a path separator is a file. A shipped name is its shipped file. Anything
-    /// else is made from templates when `kind` is given, and an error that lists the shipped names when it is not.
+    /// A text that ends in `.toml` or holds a path separator is a file. A shipped name (`french-horn`, or «French horn») is
+    /// its shipped file. Anything else is made from templates when `kind` is given, and an error that lists the shipped names when it is not.
     pub fn resolve(name_or_path: &str, kind: Option<Kind>) -> Result<Self> {
         let text = name_or_path.trim();
         if text.is_empty() {
-            return Err(Error::usage(format!(
-                "the concept's name is empty; shipped concepts: {}",
-                Self::names().join(", ")
-            )));
+            return Err(Error::usage(format!("the concept's name is empty; shipped concepts:{}", Self::listing())));
         }
         let separators = ['/', std::path::MAIN_SEPARATOR];
         let concept = if text.ends_with(".toml") || (kind.is_none() && text.contains(separators)) {
             Self::from_file(Path::new(text))?
-        } else if let Some(source) = shipped::source(text) {
-            Self::parse(source, Path::new(&format!("prompts/{text}.toml")))?
+        } else if let Some(source) = shipped::source(&slug(text)) {
+            Self::parse(source, Path::new(&format!("prompts/{}.toml", slug(text))))?
         } else {
             let Some(kind) = kind else { return Err(unknown(text)) };
             return Ok(Self::from_text(text, kind));
@@ -145,14 +153,19 @@ impl Concept {
         shipped::names()
     }
 
+    /// The same names by group, a line each (the first character is a line break): for messages.
+    pub fn listing() -> String {
+        shipped::listing()
+    }
+
     /// Reads and checks a concept file.
     pub fn from_file(path: &Path) -> Result<Self> {
         let mut text = String::new();
         let read = std::fs::File::open(path).and_then(|file| file.take(LARGEST as u64 + 1).read_to_string(&mut text));
         read.map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
-                let names = Self::names().join(", ");
-                Error::file(path, format!("no such concept file; check the path, or name a shipped concept: {names}"))
+                let names = Self::listing();
+                Error::file(path, format!("no such concept file; check the path, or name a shipped concept:{names}"))
             }
             std::io::ErrorKind::InvalidData => Error::file(path, "not a text file (UTF-8); a concept file is TOML"),
             _ => Error::io(path)(e),
@@ -189,8 +202,7 @@ impl Concept {
 
     /// The name as part of a file name: lower-case letters and digits, joined by single dashes.
     pub fn slug(&self) -> String {
-        let words = self.name.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-        let slug = words.map(str::to_lowercase).collect::<Vec<_>>().join("-");
+        let slug = slug(&self.name);
         if slug.is_empty() { "concept".into() } else { slug }
     }
 
@@ -266,12 +278,53 @@ pub(crate) fn normal(prompt: &str) -> String {
     prompt.split_whitespace().map(str::to_lowercase).collect::<Vec<_>>().join(" ")
 }
 
+/// Lower-case letters and digits, joined by single dashes.
+fn slug(text: &str) -> String {
+    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    words.map(str::to_lowercase).collect::<Vec<_>>().join("-")
+}
+
+/// `text` with `word` for each `name` that stands there as a word of its own, in any case; `None` if it does not.
+pub(crate) fn replaced(text: &str, name: &str, word: &str) -> Option<String> {
+    let letters = |c: char| c.is_alphanumeric();
+    let mut out = String::with_capacity(text.len());
+    let mut rest = 0;
+    for (start, _) in text.char_indices() {
+        let end = start + name.len();
+        let here = start >= rest && text.get(start..end).is_some_and(|part| part.eq_ignore_ascii_case(name));
+        let alone =
+            !text[..start].ends_with(letters) && !text.get(end..).is_some_and(|after| after.starts_with(letters));
+        if here && alone && !name.is_empty() {
+            out.push_str(&text[rest..start]);
+            out.push_str(word);
+            rest = end;
+        }
+    }
+    out.push_str(&text[rest..]);
+    (rest > 0).then_some(out)
+}
+
 fn unknown(text: &str) -> Error {
-    let names = Concept::names();
-    let hint = nearest(text, &names).map_or_else(String::new, |name| format!("; did you mean '{name}'?"));
+    let hint = nearest(text, &Concept::names()).map_or_else(String::new, |name| format!("; did you mean '{name}'?"));
     Error::usage(format!(
-        "no concept '{text}' comes with the program{hint}\n  shipped concepts: {}\n  a file of your own: --concept FILE.toml\n  \
+        "no concept '{text}' comes with the program{hint}\n  shipped concepts:{}\n  a file of your own: --concept FILE.toml\n  \
          from templates, for any words: --concept '{text}' --kind object (or style, content, identity)",
-        names.join(", ")
+        Concept::listing()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_replaced_only_where_it_is_a_word_of_its_own() {
+        assert_eq!(replaced("a red Ring on a ring", "ring", "hoop").unwrap(), "a red hoop on a hoop");
+        assert_eq!(replaced("Van Gogh's van gogh", "van Gogh", "x").unwrap(), "x's x");
+        for text in ["a string", "rings", "bring", "rïng", "", "ring2"] {
+            assert_eq!(replaced(text, "ring", "x"), None, "{text}");
+        }
+        assert_eq!(replaced("a", "", "x"), None);
+        assert_eq!(replaced("ä ring é", "ring", "ü").unwrap(), "ä ü é");
+    }
 }

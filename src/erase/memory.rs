@@ -3,7 +3,7 @@
 use super::gradient;
 use super::settings::Settings;
 use crate::nn::ParamStore;
-use crate::sd::{Footprint, StableDiffusion};
+use crate::sd::{Footprint, StableDiffusion, UnetConfig};
 use crate::{Error, Result};
 use serde::Serialize;
 
@@ -55,8 +55,18 @@ impl Need {
         (scored, trained): (u64, u64),
         (height, width): (usize, usize),
     ) -> Self {
-        let weights = model.bytes() as u64;
-        let footprint = Footprint::new(&model.unet_config, (height, width));
+        Self::of(model.bytes() as u64, &model.unet_config, settings, (scored, trained), (height, width))
+    }
+
+    /// The same for a model that is not loaded: `weights` are the bytes of all its parameters.
+    pub fn of(
+        weights: u64,
+        config: &UnetConfig,
+        settings: &Settings,
+        (scored, trained): (u64, u64),
+        (height, width): (usize, usize),
+    ) -> Self {
+        let footprint = Footprint::new(config, (height, width));
         let sizes = [settings.forget_batch, settings.retain_batch];
         let graph = |thrift: Thrift| {
             let shares = gradient::shares(&sizes, height * width, thrift);
@@ -73,13 +83,18 @@ impl Need {
         Self(Thrift::ALL.map(|thrift| OVERHEAD + weights + scoring.max(repair) + graph(thrift)))
     }
 
+    /// The fastest way's bytes, and the least.
+    pub fn range(&self) -> (u64, u64) {
+        (self.0[0], self.0.into_iter().min().unwrap_or_default())
+    }
+
     /// The fastest way within this budget, and what it takes.
     ///
     /// # Errors
     /// If the user's limit cannot be met: how much is needed, and what to lower.
     pub fn within(&self, budget: Budget) -> Result<(Thrift, u64)> {
         let ways = || Thrift::ALL.into_iter().zip(self.0);
-        let limit = budget.limit.or_else(|| Some(machine()? / 10 * SHARE)).unwrap_or(u64::MAX);
+        let limit = budget.limit.or_else(planned).unwrap_or(u64::MAX);
         let least = ways().min_by_key(|(_, need)| *need).unwrap_or_default();
         match ways().find(|(_, need)| *need <= limit) {
             Some(way) => Ok(way),
@@ -129,14 +144,35 @@ pub fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
     if (1.0..1e18).contains(&bytes) { Ok(bytes as u64) } else { Err(format!("{text:?} is no amount of memory")) }
 }
 
+/// What a job without a limit of its own plans with: most of the machine's memory. `None` where the system does not say.
+pub fn planned() -> Option<u64> {
+    Some(machine()? / 10 * SHARE)
+}
+
 /// Bytes of the machine, or what this control group may have, whichever is less. `None` where the system does not say.
 pub fn machine() -> Option<u64> {
+    let total = total()?;
+    Some(group_limit().map_or(total, |group| group.min(total)))
+}
+
+/// Bytes of the machine. `None` where the system does not say.
+pub fn total() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let total = line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? << 10;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? << 10)
+}
+
+/// What the process's control group (Linux, version 2 or 1) or one above it may have, if that is limited.
+pub fn group_limit() -> Option<u64> {
     let limit = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let group = limit("/sys/fs/cgroup/memory.max").or_else(|| limit("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
-    Some(group.map_or(total, |group| group.min(total)))
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").trim().to_string();
+    let above = std::path::Path::new(&own).ancestors().map(|group| {
+        let group = group.to_string_lossy();
+        limit(&format!("/sys/fs/cgroup{}/memory.max", group.trim_end_matches('/')))
+    });
+    let old = limit("/sys/fs/cgroup/memory/memory.limit_in_bytes").filter(|bytes| *bytes < 1 << 60); // «none» is a huge number
+    above.flatten().chain(old).min()
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::gradient::{self, narrow};
 use super::memory::Thrift;
 use super::settings::Settings;
 use crate::Result;
-use crate::concept::{Concept, normal};
+use crate::concept::{Concept, normal, replaced};
 use crate::diffusion::{Generator, Schedule};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::sd::{StableDiffusion, Unet};
@@ -43,6 +43,9 @@ pub struct OtherWord {
     pub word: String,
     /// 0: drawn as the concept is; 1: as far from it as the anchor or as no word, whichever is nearer.
     pub distance: f64,
+    /// The concept that it was tried for, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
 }
 
 impl OtherWord {
@@ -53,7 +56,7 @@ impl OtherWord {
 }
 
 /// Tries the `settings.other_words` words of the vocabulary that the text encoder finds most like the concept's name; nearest
-/// first. Empty if no forget prompt holds the name.
+/// first. Empty if no forget prompt holds the name. Of several concepts, one after the other.
 pub fn search(
     model: &StableDiffusion,
     concept: &Concept,
@@ -62,12 +65,31 @@ pub fn search(
     noise: &mut Generator,
     progress: &mut dyn Progress,
 ) -> Result<Vec<OtherWord>> {
+    let mut found = Vec::new();
+    for part in concept.each() {
+        let of = (!concept.parts.is_empty()).then_some(&part.name);
+        let words = search_one(model, concept, &part.name, forget, settings, noise, progress)?;
+        found.extend(words.into_iter().map(|word| OtherWord { of: of.cloned(), ..word }));
+    }
+    Ok(found)
+}
+
+/// The search for one `name` among the prompts of `concept`.
+fn search_one(
+    model: &StableDiffusion,
+    concept: &Concept,
+    name: &str,
+    forget: &Latents,
+    settings: &Settings,
+    noise: &mut Generator,
+    progress: &mut dyn Progress,
+) -> Result<Vec<OtherWord>> {
     let named: Vec<usize> =
-        (0..concept.forget.len()).filter(|i| replaced(&concept.forget[*i], &concept.name, "").is_some()).collect();
+        (0..concept.forget.len()).filter(|i| replaced(&concept.forget[*i], name, "").is_some()).collect();
     let Some(first) = named.iter().min_by_key(|i| concept.forget[**i].len()).map(|i| &concept.forget[*i]) else {
         return Ok(Vec::new());
     };
-    let candidates = nearest(model, concept, first, settings.other_words)?;
+    let candidates = nearest(model, concept, name, first, settings.other_words)?;
     let rows: Vec<usize> =
         (0..forget.len()).filter(|row| named.contains(&forget.of_prompt[*row])).take(PROBES).collect();
     if candidates.is_empty() || rows.is_empty() {
@@ -79,8 +101,7 @@ pub fn search(
     let batch = probes(forget, &rows, &schedule, noise)?;
     let of = |list: &[String]| batch.prompts.iter().map(|prompt| list[*prompt as usize].clone()).collect::<Vec<_>>();
     let prompts = of(&concept.forget);
-    let with =
-        |word: &str| prompts.iter().filter_map(|prompt| replaced(prompt, &concept.name, word)).collect::<Vec<_>>();
+    let with = |word: &str| prompts.iter().filter_map(|prompt| replaced(prompt, name, word)).collect::<Vec<_>>();
     let predict = |texts: &[String]| predict(model, &unet, &batch, texts);
     let own = predict(&prompts)?;
     let from_own = |texts: &[String]| distance(&predict(texts)?, &own);
@@ -88,7 +109,8 @@ pub fn search(
     let mut found = Vec::with_capacity(candidates.len());
     for word in candidates {
         check_interrupted()?;
-        found.push(OtherWord { distance: from_own(&with(&word))? / unit.max(f64::MIN_POSITIVE), word });
+        let distance = from_own(&with(&word))? / unit.max(f64::MIN_POSITIVE);
+        found.push(OtherWord { word, distance, of: None });
         progress.event(Event::Step { loss: None });
     }
     found.sort_by(|a, b| a.distance.total_cmp(&b.distance));
@@ -111,7 +133,8 @@ pub fn widen(concept: &Concept, forget: &Latents, words: &[OtherWord]) -> Result
     for row in 0..forget.len() {
         let of = forget.of_prompt[row];
         let prompt = |turn: usize| {
-            let text = replaced(&forget.prompts[of], &concept.name, &words[turn % words.len()].word)?;
+            let word = words[turn % words.len()];
+            let text = replaced(&forget.prompts[of], word.of.as_ref().unwrap_or(&concept.name), &word.word)?;
             (!held_out.contains(&normal(&text))).then_some(text)
         };
         let Some((at, text)) = (turn..turn + words.len()).find_map(|turn| Some((turn, prompt(turn)?))) else {
@@ -135,22 +158,22 @@ pub fn widen(concept: &Concept, forget: &Latents, words: &[OtherWord]) -> Result
 
 /// The candidates: whole words of the vocabulary that no training prompt holds, nearest to the name first. How near is how
 /// little a prompt's embedding changes when the word takes the name's place.
-fn nearest(model: &StableDiffusion, concept: &Concept, prompt: &str, count: usize) -> Result<Vec<String>> {
+fn nearest(model: &StableDiffusion, concept: &Concept, name: &str, prompt: &str, count: usize) -> Result<Vec<String>> {
     let training = concept.forget.iter().chain(&concept.anchors).chain(&concept.retain);
-    let known: HashSet<String> = training.flat_map(|prompt| words(prompt)).chain(words(&concept.name)).collect();
+    let known: HashSet<String> = training.flat_map(|prompt| words(prompt)).chain(words(name)).collect();
     let mut candidates: Vec<String> =
         model.tokenizer.words().into_iter().filter(|word| !known.contains(word)).collect();
     candidates.sort();
     if candidates.len() > READ {
         let token = |word: &String| model.text_encoder.mean_token(&model.tokenizer.content_ids(word)?);
         let tokens = candidates.iter().map(token).collect::<Result<Vec<_>>>()?;
-        let from = distances(&Tensor::cat(&tokens, 0)?, &token(&concept.name)?)?;
+        let from = distances(&Tensor::cat(&tokens, 0)?, &token(&name.to_string())?)?;
         candidates = least(candidates, &from, READ);
     }
     if candidates.is_empty() {
         return Ok(candidates);
     }
-    let texts: Vec<String> = candidates.iter().filter_map(|word| replaced(prompt, &concept.name, word)).collect();
+    let texts: Vec<String> = candidates.iter().filter_map(|word| replaced(prompt, name, word)).collect();
     let from = distances(&model.embed(&texts)?.context, &model.embed(&[prompt])?.context)?;
     Ok(least(candidates, &from, count))
 }
@@ -202,26 +225,6 @@ fn words(text: &str) -> impl Iterator<Item = String> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase)
 }
 
-/// `text` with `word` for each `name` that stands there as a word of its own, in any case; `None` if it does not.
-fn replaced(text: &str, name: &str, word: &str) -> Option<String> {
-    let letters = |c: char| c.is_alphanumeric();
-    let mut out = String::with_capacity(text.len());
-    let mut rest = 0;
-    for (start, _) in text.char_indices() {
-        let end = start + name.len();
-        let here = start >= rest && text.get(start..end).is_some_and(|part| part.eq_ignore_ascii_case(name));
-        let alone =
-            !text[..start].ends_with(letters) && !text.get(end..).is_some_and(|after| after.starts_with(letters));
-        if here && alone && !name.is_empty() {
-            out.push_str(&text[rest..start]);
-            out.push_str(word);
-            rest = end;
-        }
-    }
-    out.push_str(&text[rest..]);
-    (rest > 0).then_some(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,18 +235,7 @@ mod tests {
         [verify]\nforget = ['my old car']\nsynonyms = ['A  banger']\nretain = [{ prompt = 'a bus' }]\n[detect]\nlabels = []";
 
     fn word(word: &str, distance: f64) -> OtherWord {
-        OtherWord { word: word.into(), distance }
-    }
-
-    #[test]
-    fn a_name_is_replaced_only_where_it_is_a_word_of_its_own() {
-        assert_eq!(replaced("a red Ring on a ring", "ring", "hoop").unwrap(), "a red hoop on a hoop");
-        assert_eq!(replaced("Van Gogh's van gogh", "van Gogh", "x").unwrap(), "x's x");
-        for text in ["a string", "rings", "bring", "rïng", "", "ring2"] {
-            assert_eq!(replaced(text, "ring", "x"), None, "{text}");
-        }
-        assert_eq!(replaced("a", "", "x"), None);
-        assert_eq!(replaced("ä ring é", "ring", "ü").unwrap(), "ä ü é");
+        OtherWord { word: word.into(), distance, of: None }
     }
 
     #[test]

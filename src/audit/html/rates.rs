@@ -11,6 +11,13 @@ use maud::html;
 pub fn section(r: &EraseReport<'_>) -> Section {
     let (name, counts) = (&r.report.concept, &r.report.counts);
     let rates = [(format!("prompts that name “{name}”"), &counts.rate), ("synonyms".to_string(), &counts.synonyms)];
+    let each = r.report.concepts.iter().flat_map(|one| {
+        [
+            (format!("prompts that name “{}”", one.name), &one.rate),
+            (format!("synonyms of “{}”", one.name), &one.synonyms),
+        ]
+    });
+    let rates: Vec<_> = if r.report.concepts.is_empty() { rates.into() } else { each.chain(rates).collect() };
     let known: Vec<(&String, &BeforeAfter)> =
         rates.iter().filter_map(|(what, rate)| Some((what, rate.as_ref()?))).collect();
     let body = html! {

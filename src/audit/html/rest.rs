@@ -4,8 +4,8 @@ use super::EraseReport;
 use super::page::Section;
 use super::plots::{Axis, Interval, figure, intervals};
 use super::tables::{Table, cell, more};
-use super::words::{percent, points, thousands};
-use crate::audit::RetainAxis;
+use super::words::{number, percent, points, thousands};
+use crate::audit::{BeforeAfter, DriftMean, PreservedCounts, Rate, RetainAxis};
 use maud::html;
 
 pub fn section(r: &EraseReport<'_>) -> Section {
@@ -25,6 +25,12 @@ pub fn section(r: &EraseReport<'_>) -> Section {
             ))
             (table(r).html())
             (more("Every label, counted", &labels(r).html()))
+        }
+        @if !r.report.preserve.is_empty() {
+            h3 { "What was asked to be preserved" }
+            p { "Each name or prompt, drawn by prompts that were not trained on. “Found” counts the pictures in which the detector "
+                "sees all labels that the words state; it is empty where it knows none of them." }
+            (preserved(r).html())
         }
     };
     Section { id: "rest", title: "What the rest lost".into(), nav: "The rest", body }
@@ -95,6 +101,31 @@ fn table(r: &EraseReport<'_>) -> Table {
         head: vec!["what is asked for", "pictures", "before", "after", "change, points", "95 % interval", "verdict"],
         rows,
         total: counts.mean_drop.is_some(),
+    }
+}
+
+fn preserved(r: &EraseReport<'_>) -> Table {
+    let row = |kept: &PreservedCounts| {
+        let found = |of: fn(&BeforeAfter) -> &Rate| {
+            let rate = kept.rate.as_ref().map(of);
+            cell(rate.map_or_else(String::new, |rate| format!("{} of {}", rate.hits, rate.n)))
+        };
+        let moved = |of: fn(&DriftMean) -> String| cell(kept.drift.as_ref().map_or_else(String::new, of));
+        vec![
+            cell(&kept.name),
+            cell(kept.labels.join(", ")),
+            found(|rate| &rate.before),
+            found(|rate| &rate.after),
+            moved(|drift| thousands(drift.n)),
+            moved(|drift| number(drift.difference, 1)),
+            moved(|drift| number(drift.ssim, 3)),
+        ]
+    };
+    Table {
+        caption: "What was asked to be preserved".into(),
+        head: vec!["name or prompt", "labels", "found before", "after", "pictures", "difference", "SSIM"],
+        rows: r.report.preserve.iter().map(row).collect(),
+        total: false,
     }
 }
 

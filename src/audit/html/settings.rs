@@ -159,7 +159,8 @@ fn meaning(name: &str) -> &'static str {
 fn other_words(report: &Report) -> Markup {
     let row = |word: &OtherWord| {
         let found = if word.means_the_concept() { "yes" } else { "no" };
-        vec![cell(&word.word), cell(format!("{:.2}", word.distance)), cell(found)]
+        let of = word.of.as_ref().map_or_else(String::new, |of| format!(" (for “{of}”)"));
+        vec![cell(format!("{}{of}", word.word)), cell(format!("{:.2}", word.distance)), cell(found)]
     };
     let table = Table {
         caption: "Words of the model’s vocabulary in the concept’s place".into(),
@@ -180,13 +181,15 @@ fn other_words(report: &Report) -> Markup {
 fn prompts(r: &EraseReport<'_>) -> Markup {
     let c = r.concept;
     let kept = || c.verify.retain.iter().map(|retain| &retain.prompt).collect::<Vec<_>>();
-    let lists: [(&str, Vec<&String>); 6] = [
+    let preserved = c.verify.preserve.iter().map(|preserve| &preserve.prompt).collect();
+    let lists: [(&str, Vec<&String>); 7] = [
         ("Training: the concept", c.forget.iter().collect()),
         ("Training: its anchors, in the same order", c.anchors.iter().collect()),
         ("Training: everything else", c.retain.iter().collect()),
         ("Verification: the concept", c.verify.forget.iter().collect()),
         ("Verification: synonyms", c.verify.synonyms.iter().collect()),
         ("Verification: everything else", kept()),
+        ("Verification: what is to be preserved", preserved),
     ];
     html! {
         @for (name, prompts) in lists.iter().filter(|(_, prompts)| !prompts.is_empty()) {

@@ -3,7 +3,7 @@
 use super::EraseReport;
 use super::page::Section;
 use super::words::{NBSP, count, list, number, percent, points};
-use crate::audit::{BeforeAfter, MeanDrop, Report};
+use crate::audit::{BeforeAfter, ConceptCounts, MeanDrop, Report};
 use maud::{Markup, html};
 
 pub fn section(r: &EraseReport<'_>) -> Section {
@@ -18,6 +18,7 @@ pub fn section(r: &EraseReport<'_>) -> Section {
         }
         div.cards {
             (concept(report))
+            @for one in &report.concepts { (one_of_several(one)) }
             @if let Some(synonyms) = &report.counts.synonyms { (other_words(synonyms)) }
             (rest(report))
             (drift(report))
@@ -88,6 +89,22 @@ fn concept(report: &Report) -> Markup {
         (percent(after.low)) " and " (percent(after.high)) " (95 % confidence)."
         @if !found.is_empty() {
             " For some other words the model draws it too: erased with it, " (list(&found)) "."
+        }
+    };
+    card(&title, &change(before.fraction(), after.fraction()), &text)
+}
+
+/// One of several concepts.
+fn one_of_several(counts: &ConceptCounts) -> Markup {
+    let title = format!("“{}”", counts.name);
+    let Some(BeforeAfter { before, after }) = &counts.rate else {
+        return card(&title, &html! { "not counted" }, &html! { "No detector that knows it lies beside this model." });
+    };
+    let text = html! {
+        "Shown by " (before.hits) " of its own " (count(before.n, "picture")) " before, by " strong { (after.hits) } " after ("
+        (percent(after.low)) " to " (percent(after.high)) ")."
+        @if let Some(BeforeAfter { before, after }) = &counts.synonyms {
+            " Of its synonyms’, " (before.hits) " of " (before.n) " before, " strong { (after.hits) } " after."
         }
     };
     card(&title, &change(before.fraction(), after.fraction()), &text)
