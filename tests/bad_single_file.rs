@@ -140,7 +140,7 @@ fn a_damaged_file_is_named_and_nothing_is_written() {
         (replaced("\"F32\"", "\"F16\""), "a broken safetensors header"),
         (
             replaced(missing.0, missing.1),
-            "Stable Diffusion 2.x, but incomplete or of a kind that is not known: 1 tensors missing (model.diffusion_model.middle_block",
+            "Stable Diffusion 2.x, but incomplete or of a kind that is not known: 1 tensor missing (model.diffusion_model.middle_block",
         ),
         (
             replaced("\"model_index.json\\\"", "\"nodel_index.json\\\""),
@@ -266,7 +266,7 @@ fn a_full_size_model_that_lacks_something_is_incomplete() {
     for (without, expected) in [
         (
             "model.diffusion_model.output_blocks.5.2.conv.bias",
-            "Stable Diffusion 1.x, but incomplete or of a kind that is not known: 1 tensors missing (model.diffusion_model.output_blocks.5.2.conv.bias)",
+            "Stable Diffusion 1.x, but incomplete or of a kind that is not known: 1 tensor missing (model.diffusion_model.output_blocks.5.2.conv.bias)",
         ),
         ("first_stage_model.decoder.up.3.", "26 tensors missing (first_stage_model.decoder.up.3."),
         (
