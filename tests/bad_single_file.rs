@@ -11,8 +11,11 @@ use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 use std::path::Path;
 
+/// Tensors by name.
+type Shapes<'a> = &'a [(&'a str, &'a [usize])];
+
 /// Writes a file with these tensors, of zeros.
-fn file(path: &Path, tensors: &[(&str, &[usize])], metadata: &[(&str, &str)]) {
+fn file(path: &Path, tensors: Shapes<'_>, metadata: &[(&str, &str)]) {
     let tensors = tensors.iter().map(|(name, shape)| {
         (name.to_string(), (Dtype::F16, shape.to_vec(), vec![0; 2 * shape.iter().product::<usize>()]))
     });
@@ -26,7 +29,7 @@ const CONV_IN: &str = "model.diffusion_model.input_blocks.0.0.weight";
 fn other_kinds_of_files_are_named() {
     let tmp = tempfile::tempdir().unwrap();
     let path = tmp.path().join("file.safetensors");
-    let cases: [(&[(&str, &[usize])], &str); 34] = [
+    let cases: [(Shapes<'_>, &str); 34] = [
         (&[("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", &[4, 8])], "a LoRA (small changes"),
         (&[("unet.up_blocks.0.attentions.0.attn1.to_q.lora_A.weight", &[4, 8])], "pass that"),
         (&[("lora_te_text_model.hada_w1_a", &[4, 8])], "a LoRA"),
