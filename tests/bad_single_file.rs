@@ -11,8 +11,11 @@ use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 use std::path::Path;
 
+/// Tensors by name.
+type Shapes<'a> = &'a [(&'a str, &'a [usize])];
+
 /// Writes a file with these tensors, of zeros.
-fn file(path: &Path, tensors: &[(&str, &[usize])], metadata: &[(&str, &str)]) {
+fn file(path: &Path, tensors: Shapes<'_>, metadata: &[(&str, &str)]) {
     let tensors = tensors.iter().map(|(name, shape)| {
         (name.to_string(), (Dtype::F16, shape.to_vec(), vec![0; 2 * shape.iter().product::<usize>()]))
     });
@@ -26,7 +29,7 @@ const CONV_IN: &str = "model.diffusion_model.input_blocks.0.0.weight";
 fn other_kinds_of_files_are_named() {
     let tmp = tempfile::tempdir().unwrap();
     let path = tmp.path().join("file.safetensors");
-    let cases: [(&[(&str, &[usize])], &str); 34] = [
+    let cases: [(Shapes<'_>, &str); 34] = [
         (&[("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", &[4, 8])], "a LoRA (small changes"),
         (&[("unet.up_blocks.0.attentions.0.attn1.to_q.lora_A.weight", &[4, 8])], "pass that"),
         (&[("lora_te_text_model.hada_w1_a", &[4, 8])], "a LoRA"),
@@ -140,7 +143,7 @@ fn a_damaged_file_is_named_and_nothing_is_written() {
         (replaced("\"F32\"", "\"F16\""), "a broken safetensors header"),
         (
             replaced(missing.0, missing.1),
-            "Stable Diffusion 2.x, but incomplete or of a kind that is not known: 1 tensors missing (model.diffusion_model.middle_block",
+            "Stable Diffusion 2.x, but incomplete or of a kind that is not known: 1 tensor missing (model.diffusion_model.middle_block",
         ),
         (
             replaced("\"model_index.json\\\"", "\"nodel_index.json\\\""),
@@ -266,7 +269,7 @@ fn a_full_size_model_that_lacks_something_is_incomplete() {
     for (without, expected) in [
         (
             "model.diffusion_model.output_blocks.5.2.conv.bias",
-            "Stable Diffusion 1.x, but incomplete or of a kind that is not known: 1 tensors missing (model.diffusion_model.output_blocks.5.2.conv.bias)",
+            "Stable Diffusion 1.x, but incomplete or of a kind that is not known: 1 tensor missing (model.diffusion_model.output_blocks.5.2.conv.bias)",
         ),
         ("first_stage_model.decoder.up.3.", "26 tensors missing (first_stage_model.decoder.up.3."),
         (

@@ -336,9 +336,9 @@ impl SingleFile {
         };
         let (number, name) = (names.len(), self.architecture.name());
         let shown = names.iter().take(3).copied().collect::<Vec<_>>().join(", ");
-        let more = if number > 3 { ", ..." } else { "" };
-        let what =
-            format!("{name}, but incomplete or of a kind that is not known: {number} tensors {what} ({shown}{more})");
+        let (more, s) = (if number > 3 { ", ..." } else { "" }, if number == 1 { "" } else { "s" });
+        let problem = format!("{number} tensor{s} {what} ({shown}{more})");
+        let what = format!("{name}, but incomplete or of a kind that is not known: {problem}");
         Err(Error::file(&self.path, what))
     }
 }
