@@ -50,7 +50,7 @@ pub fn load_model(files: &ModelFiles) -> Result<LoadedModel> {
 /// # Errors
 /// As [`load_model`].
 pub fn load_model_with(files: &ModelFiles, loading: &Loading<'_>) -> Result<LoadedModel> {
-    check_pipeline(files)?;
+    check_pipeline(&json(files, "model_index.json")?, &files.describe("model_index.json"))?;
     let in_file = |rel: &'static str| move |e: Error| name_file(files, rel, e);
     let text = |rel: &'static str| -> Result<String> {
         String::from_utf8(files.read(rel)?.into_owned()).map_err(|e| Error::file(files.describe(rel), e))
@@ -157,15 +157,17 @@ fn name_file(files: &ModelFiles, rel: &str, e: Error) -> Error {
     }
 }
 
-fn check_pipeline(files: &ModelFiles) -> Result<()> {
-    let rel = "model_index.json";
-    let index: Value = json(files, rel)?;
+/// Whether `model_index.json` names a pipeline that this program knows; `place` is what a message calls the file.
+///
+/// # Errors
+/// If not.
+pub(crate) fn check_pipeline(index: &Value, place: &str) -> Result<()> {
     let class = index.get("_class_name").and_then(Value::as_str).unwrap_or("nothing");
     if PIPELINES.contains(&class) {
         return Ok(());
     }
     let what = format!("_class_name is {class}; this program edits {} (SD 1.x and 2.x)", PIPELINES.join(" and "));
-    Err(Error::file(files.describe(rel), what))
+    Err(Error::file(place, what))
 }
 
 /// What the configs say about each other's tensors.

@@ -58,9 +58,12 @@ pub struct BenchArgs {
     /// Seeds, comma-separated
     #[arg(long, value_delimiter = ',', value_name = "N,...", default_value = "0", help_heading = "What to compare")]
     pub seeds: Vec<u64>,
-    /// «demo» or a folder in diffusers' layout
+    /// «demo», OWNER/NAME on the Hugging Face Hub, or a folder in diffusers' layout
     #[arg(short, long, default_value = "demo", value_name = "NAME|DIR", help_heading = "Model and result")]
     pub model: String,
+    /// How a model of the Hub is looked for.
+    #[command(flatten)]
+    pub hub: HubArgs,
     /// Where results, table and plot go [default: ./bench/<grid>]
     #[arg(short, long, value_name = "DIR", help_heading = "Model and result")]
     pub output: Option<PathBuf>,
@@ -159,12 +162,27 @@ pub struct SampleArgs {
 /// The model and the seed.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// «demo» (built in, a toy world of shapes) or a folder in diffusers' layout
+    /// «demo» (built in, a toy world of shapes), OWNER/NAME on the Hugging Face Hub, or a folder in diffusers' layout
     #[arg(short, long, default_value = "demo", value_name = "NAME|DIR", help_heading = "Model and result")]
     pub model: String,
+    /// How a model of the Hub is looked for.
+    #[command(flatten)]
+    pub hub: HubArgs,
     /// Seed of all randomness: the same seed gives the same bytes
     #[arg(long, default_value_t = 0, help_heading = "Model and result")]
     pub seed: u64,
+}
+
+/// How a model of the Hub is looked for.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model and result")]
+pub struct HubArgs {
+    /// Branch, tag or commit of a model on the Hub [default: main]
+    #[arg(long, value_name = "REV")]
+    pub revision: Option<String>,
+    /// Use what the Hub's cache has, and open no connection
+    #[arg(long)]
+    pub offline: bool,
 }
 
 /// How pictures are sampled.

@@ -9,6 +9,7 @@ pub fn command(options: &EraseOptions) -> String {
     let mut line = Line("erase-concept".into());
     let (o, v, s) = (&options.overrides, &options.verify, &options.sampling);
     line.flag("--model", Some(&options.model));
+    line.flag("--revision", options.lookup.revision.as_ref());
     line.flag("--concept", Some(&options.concept_argument));
     line.flag("--kind", options.kind);
     line.flag("--seed", Some(options.seed));
@@ -88,7 +89,7 @@ mod tests {
 
     #[test]
     fn the_command_gives_the_same_options_again() {
-        let all = "erase-concept --model demo --concept x --kind object --seed 7 --preset paper --kept 0.98 --other-words 5 --edit 2 \
+        let all = "erase-concept --model demo --revision main --concept x --kind object --seed 7 --preset paper --kept 0.98 --other-words 5 --edit 2 \
                    --repair-steps 9 --learning-rate 0.0003 --lambda 0.5 --batch-size 6 --score-batches 2 --memories 2 --memory-every 3 --margin \
                    0.25 --score-scope full --trim-scope T --train-scope full --project-scope selfattn --forget-latents 3 \
                    --retain-latents 5 --data-steps 4 --scheduler ddim --dtype bf16 --guidance-scale 3.5 --verify-images 11 \

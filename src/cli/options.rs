@@ -1,6 +1,6 @@
 //! Raw flags to validated options: what a job is given. Nothing below knows clap.
 
-use super::args::{BenchArgs, EraseArgs, MethodArgs, RunArgs, SampleArgs, SamplingArgs, VerifyArgs};
+use super::args::{BenchArgs, EraseArgs, HubArgs, MethodArgs, RunArgs, SampleArgs, SamplingArgs, VerifyArgs};
 use super::checks::{at_least_one, check_output, fraction, model_name, precision};
 use super::output::Style;
 use crate::bench::Grid;
@@ -8,6 +8,7 @@ use crate::checkpoint::Precision;
 use crate::concept::{Concept, Kind, nearest};
 use crate::diffusion::Sampler;
 use crate::erase::memory::Budget;
+use crate::hub::Lookup;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -96,6 +97,8 @@ pub struct EraseOptions {
     pub kind: Option<Kind>,
     /// The model's name or folder.
     pub model: String,
+    /// How it is looked for on the Hub.
+    pub lookup: Lookup,
     /// Seed of all randomness.
     pub seed: u64,
     /// The preset's name.
@@ -127,6 +130,8 @@ pub struct BenchOptions {
     pub grid: Grid,
     /// The model's name or folder.
     pub model: String,
+    /// How it is looked for on the Hub.
+    pub lookup: Lookup,
     /// Each concept with each seed; what they say of the method is not used.
     pub jobs: Vec<EraseOptions>,
     /// Where the results are kept.
@@ -148,6 +153,8 @@ pub struct SampleOptions {
     pub num_images: usize,
     /// The model's name or folder.
     pub model: String,
+    /// How it is looked for on the Hub.
+    pub lookup: Lookup,
     /// Seed of the first picture.
     pub seed: u64,
     /// How pictures are sampled.
@@ -217,6 +224,12 @@ impl VerifyOptions {
             keep_images: args.keep_images,
             show: args.show,
         })
+    }
+}
+
+impl From<&HubArgs> for Lookup {
+    fn from(args: &HubArgs) -> Self {
+        Self { revision: args.revision.clone(), offline: args.offline }
     }
 }
 
@@ -297,6 +310,7 @@ impl TryFrom<&EraseArgs> for EraseOptions {
             concept_argument: name.to_string(),
             kind,
             model,
+            lookup: Lookup::from(&args.model.hub),
             seed,
             preset: args.preset.clone(),
             overrides,
@@ -331,6 +345,7 @@ impl TryFrom<&BenchArgs> for BenchOptions {
                     concept_argument: name.clone(),
                     kind: None,
                     model: args.model.clone(),
+                    lookup: Lookup::from(&args.hub),
                     seed: *seed,
                     preset: grid.name.clone(),
                     overrides: Overrides::default(),
@@ -345,7 +360,7 @@ impl TryFrom<&BenchArgs> for BenchOptions {
                 });
             }
         }
-        Ok(Self { grid, model: args.model.clone(), jobs, output, budget, precision })
+        Ok(Self { grid, model: args.model.clone(), lookup: Lookup::from(&args.hub), jobs, output, budget, precision })
     }
 }
 
@@ -376,6 +391,7 @@ impl TryFrom<&SampleArgs> for SampleOptions {
             overwrite: args.overwrite,
             precision: precision(&args.run)?,
             model,
+            lookup: Lookup::from(&args.model.hub),
             seed,
         })
     }
