@@ -200,17 +200,16 @@ impl Repository {
         }
     }
 
-    /// Puts a file into the snapshot, as a link to its blob or as the system allows.
-    pub fn link(&self, commit: &str, rel: &str, content: &Path) -> Result<()> {
+    /// Puts a file into the snapshot, as a link to its content or as the system allows.
+    pub fn link(&self, commit: &str, rel: &str, content: &Path, etag: Option<&str>) -> Result<()> {
         let place = self.snapshot(commit).join(rel);
-        if place == content
-            || fs::canonicalize(&place).ok().is_some_and(|real| Some(real) == fs::canonicalize(content).ok())
-        {
+        if place == content || is_same_file(&place, content) || self.is_good_copy(&place, etag) {
             return Ok(());
         }
         make_parent(&place)?;
         // a new link or copy takes the place of an old one in one step
-        let temporary = place.with_file_name(format!(".{}.{}", file_name(&place), std::process::id()));
+        let name = place.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = place.with_file_name(format!(".{name}.{}", std::process::id()));
         let _ = fs::remove_file(&temporary);
         let target = self.target(content, 2 + rel.matches('/').count());
         let linked = self.symlinks && target.is_some_and(|target| symlink(&target, &temporary).is_ok());
@@ -218,6 +217,21 @@ impl Repository {
             fs::copy(content, &temporary).map_err(Error::write(&place, 0))?;
         }
         fs::rename(&temporary, &place).map_err(Error::io(&place))
+    }
+
+    /// Whether a copy of a blob (where there are no links at all) has the content that it should have.
+    fn is_good_copy(&self, place: &Path, etag: Option<&str>) -> bool {
+        let is_file = fs::symlink_metadata(place).is_ok_and(|metadata| metadata.is_file());
+        let Some(etag) = etag.filter(|_| is_file) else { return false };
+        let note = format!("{etag}-copy");
+        if self.is_verified(place, &note) {
+            return true;
+        }
+        let good = matches!(difference(place, etag), Ok(None));
+        if good {
+            self.mark_verified(place, &note);
+        }
+        good
     }
 
     /// A folder with links to `files` (relative path, content) and nothing else; the snapshot, where there can be none.
@@ -280,8 +294,19 @@ fn make_parent(path: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(Error::io(folder))
 }
 
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+/// Whether two paths lead to one file: through links, or as names of the same.
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let id = |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+        id(a).is_some() && id(a) == id(b)
+    }
+    #[cfg(not(unix))]
+    {
+        let real = |path: &Path| fs::canonicalize(path).ok();
+        real(a).is_some() && real(a) == real(b)
+    }
 }
 
 #[cfg(unix)]

@@ -152,7 +152,7 @@ impl Session<'_> {
         let mut files = Vec::new();
         for rel in &chosen {
             let State::Whole(content) = self.state(rel)? else { return Err(self.absent(&[rel.clone()])) };
-            self.repository.link(&self.commit, rel, &content)?;
+            self.repository.link(&self.commit, rel, &content, self.entry(rel).etag.as_deref())?;
             files.push((rel.clone(), content));
         }
         let noted = self.repository.write_ref(revision, &self.commit);

@@ -19,6 +19,7 @@ pub struct Listing(pub BTreeMap<String, Entry>);
 
 impl Listing {
     /// From the Hub's answer to `/api/models/OWNER/NAME/revision/REV?blobs=true`.
+    #[cfg(any(feature = "hub", test))]
     pub fn from_api(answer: &Value) -> Option<Self> {
         let file = |file: &Value| {
             let lfs = file.get("lfs").filter(|lfs| lfs.is_object());
