@@ -31,7 +31,10 @@ fn an_unknown_model_is_told_what_there_is() {
         tiny.refused(args, &["--model \"nowhere\" is not there", "demo", "diffusers"]);
     }
     let hub = ["--concept", "star", "--model", "no-such-owner/no-such-model", "--offline"];
-    tiny.refused(&hub, &["no-such-owner/no-such-model: nothing is fetched (offline)", "--model FOLDER", "--model demo"]);
+    tiny.refused(
+        &hub,
+        &["no-such-owner/no-such-model: nothing is fetched (offline)", "--model FOLDER", "--model demo"],
+    );
     tiny.refused(&["--concept", "star", "--model", "model/model_index.json"], &["is a single file; convert it"]);
     tiny.refused(&["--concept", "star", "--model", "model/unet"], &["a folder without a model_index.json"]);
 }

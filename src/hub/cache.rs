@@ -11,7 +11,8 @@ use super::verify::difference;
 use crate::checkpoint::{sha256_hex, write_file_atomic};
 use crate::progress::check_interrupted;
 use crate::{Error, Result};
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
@@ -27,6 +28,8 @@ pub(super) struct Repository {
     root: PathBuf,
     locks: PathBuf,
     symlinks: bool,
+    /// What was verified by this process, for caches that cannot be written.
+    verified: RefCell<BTreeMap<String, String>>,
 }
 
 /// What the cache has of a file.
@@ -44,7 +47,7 @@ impl Repository {
     pub fn new(hub: &Hub, name: &str) -> Self {
         let folder = format!("models--{}", name.replace('/', "--"));
         let locks = hub.cache.join(".locks").join(&folder);
-        Self { root: hub.cache.join(folder), locks, symlinks: hub.symlinks }
+        Self { root: hub.cache.join(folder), locks, symlinks: hub.symlinks, verified: RefCell::default() }
     }
 
     /// Its folder.
@@ -167,16 +170,19 @@ impl Repository {
     }
 
     fn is_verified(&self, path: &Path, etag: &str) -> bool {
-        let noted = fs::read_to_string(self.root.join(OWN).join("verified").join(etag)).ok();
+        let noted = || fs::read_to_string(self.root.join(OWN).join("verified").join(etag)).ok();
+        let noted = self.verified.borrow().get(etag).cloned().or_else(noted);
         noted.is_some() && noted == stamp(path)
     }
 
     /// Notes, where that is possible, that a blob has the hash that is its name.
     pub fn mark_verified(&self, path: &Path, etag: &str) {
         let note = self.root.join(OWN).join("verified").join(etag);
-        if let (Some(stamp), Ok(())) = (stamp(path), make_parent(&note)) {
+        let Some(stamp) = stamp(path) else { return };
+        if make_parent(&note).is_ok() {
             let _ = write_file_atomic(&note, stamp.as_bytes());
         }
+        self.verified.borrow_mut().insert(etag.to_string(), stamp);
     }
 
     /// Waits for the right to fetch a blob; `waiting` is called once if another process has it.

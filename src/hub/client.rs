@@ -12,7 +12,7 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, Proxy};
 
 /// Attempts at one request, each after twice the wait.
-pub(super) const ATTEMPTS: u32 = 5;
+const ATTEMPTS: u32 = 5;
 /// Attempts at the first request of all, if no server answers at all: without a network nobody should wait long.
 const FIRST_ATTEMPTS: u32 = 2;
 /// A server that wants a longer wait than this is not waited for.
@@ -43,12 +43,14 @@ impl From<Error> for Failure {
 pub(super) struct Again {
     why: String,
     after: Option<Duration>,
+    /// Whether it is no use to try again soon.
+    not_soon: bool,
 }
 
 impl Again {
     /// For this reason.
     pub fn because(why: impl ToString) -> Self {
-        Self { why: why.to_string(), after: None }
+        Self { why: why.to_string(), after: None, not_soon: false }
     }
 }
 
@@ -200,6 +202,11 @@ impl<'a> Client<'a> {
             ureq::Error::Tls(_) | ureq::Error::Rustls(_) => Err(Error::Hub(format!(
                 "{place}: no trusted connection ({error}); if a proxy here replaces certificates, set SSL_CERT_FILE to its own"
             ))),
+            // what the system's resolver says
+            ureq::Error::Io(e) if e.to_string().contains("lookup") => {
+                Ok(Again::because(format!("{place}: no such host, or no network")))
+            }
+            ureq::Error::Io(e) => Ok(Again::because(format!("{place}: {e}"))),
             error => Ok(Again::because(format!("{place}: {error}"))),
         }
     }
@@ -215,10 +222,11 @@ impl<'a> Client<'a> {
             (408 | 429 | 500 | 502 | 503 | 504, _) => {
                 let after = answer.header("retry-after").and_then(|seconds| seconds.trim().parse().ok());
                 let after = after.map(Duration::from_secs);
-                match after.filter(|after| *after > LONGEST_WAIT) {
-                    Some(after) => format!("{said} and asks to come back in {} s; try again then", after.as_secs()),
-                    None => return Ok(Some(Again { why: said, after })),
-                }
+                let not_soon = after.is_some_and(|after| after > LONGEST_WAIT);
+                let when = after
+                    .filter(|_| not_soon)
+                    .map_or(String::new(), |after| format!(" and asks to come back in {} s", after.as_secs()));
+                return Ok(Some(Again { why: format!("{said}{when}"), after, not_soon }));
             }
             (401 | 403, "GatedRepo") if self.hub.token.is_none() => format!(
                 "{repo} is gated ({said}): accept its licence at {page}, and set HF_TOKEN to a token of that account"
@@ -228,11 +236,11 @@ impl<'a> Client<'a> {
                  see that the token may read gated models"
             ),
             (401, _) if self.hub.token.is_none() => format!(
-                "{repo}: there is no public model of this name ({said}); check its spelling, and if it is private (or gated, see \
+                "{repo}: there is no such folder here, and no public model of this name ({said}); check its spelling, and if it is private (or gated, see \
                  {page}), set HF_TOKEN to a token that may read it"
             ),
             (401, _) => format!(
-                "{repo}: there is no such model, or the token in use is not valid ({said}); check the name's spelling and HF_TOKEN"
+                "{repo}: there is no such folder here, and no such model, or the token in use is not valid ({said}); check the name's spelling and HF_TOKEN"
             ),
             (403, _) => {
                 format!("{repo}: access refused ({said}); see {page}, and check what the token in HF_TOKEN may read")
@@ -243,7 +251,9 @@ impl<'a> Client<'a> {
             (404, "EntryNotFound") => {
                 format!("{repo} has no file {what} at {revision} ({said}); choose another --revision or model")
             }
-            (404, _) => format!("{repo}: there is no such model ({said}); check its spelling at {page}"),
+            (404, _) => format!(
+                "{repo}: there is no such folder here, and no such model ({said}); check its spelling at {page}"
+            ),
             _ => format!("{repo}: {said} when asked for {what}; see {page}, and check HF_ENDPOINT if it is set"),
         };
         Err(Error::Hub(error))
@@ -258,7 +268,7 @@ impl<'a> Client<'a> {
                 Ok(done) => return Ok(done),
                 Err(again) => again,
             };
-            if tried >= self.attempts() {
+            if self.is_enough(tried, &again) {
                 let plural = if tried == 1 { "attempt" } else { "attempts" };
                 return Err(Failure::Unreachable(format!("{} ({tried} {plural} at {what})", again.why)));
             }
@@ -266,9 +276,9 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// How many attempts are made at one thing.
-    pub fn attempts(&self) -> u32 {
-        if self.reached.get() { ATTEMPTS } else { FIRST_ATTEMPTS }
+    /// Whether no further attempt is made.
+    pub fn is_enough(&self, tried: u32, again: &Again) -> bool {
+        again.not_soon || tried >= if self.reached.get() { ATTEMPTS } else { FIRST_ATTEMPTS }
     }
 
     /// Waits before the next attempt; `tried` were made.
@@ -283,9 +293,10 @@ impl<'a> Client<'a> {
     }
 
     /// The end of a message about content that did not come.
-    pub fn gave_up(&self, what: &str, again: &Again) -> Error {
+    pub fn gave_up(&self, what: &str, tried: u32, again: &Again) -> Error {
+        let plural = if tried == 1 { "attempt" } else { "attempts" };
         Error::Hub(format!(
-            "{what} could not be fetched: {} ({ATTEMPTS} attempts). What has come is kept; run again to go on from there",
+            "{what} could not be fetched: {} ({tried} {plural}). What has come is kept; run again to go on from there",
             again.why
         ))
     }

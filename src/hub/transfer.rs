@@ -103,8 +103,8 @@ fn attempts(
             Err(again) => again,
         };
         tried = if partial.length >= before + PROGRESS { 1 } else { tried + 1 };
-        if tried >= client.attempts() {
-            return Err(client.gave_up(wanted.rel, &again));
+        if client.is_enough(tried, &again) {
+            return Err(client.gave_up(wanted.rel, tried, &again));
         }
         client.wait(tried, &again)?;
     }

@@ -107,10 +107,16 @@ fn wrong_content_is_fetched_again_once_and_then_refused() {
 fn refusals_say_what_to_do() {
     let gated: &[_] = &[("X-Error-Code", "GatedRepo"), ("X-Error-Message", "Access is restricted.")];
     let cases: [(&str, u16, _, bool, &[&str]); 10] = [
-        ("/api/", 401, &[][..], false, &["no public model of this name", "spelling", "HF_TOKEN"]),
+        (
+            "/api/",
+            401,
+            &[][..],
+            false,
+            &["no such folder here", "no public model of this name", "spelling", "HF_TOKEN"],
+        ),
         ("/api/", 401, &[("X-Error-Message", "Invalid credentials")], true, &["Invalid credentials", "HF_TOKEN"]),
         ("/api/", 403, &[], true, &["access refused", "HF_TOKEN"]),
-        ("/api/", 404, &[("X-Error-Code", "RepoNotFound")], true, &["there is no such model", "check its spelling"]),
+        ("/api/", 404, &[("X-Error-Code", "RepoNotFound")], true, &["and no such model", "check its spelling"]),
         ("/api/", 404, &[("X-Error-Code", "RevisionNotFound")], false, &["no revision \"main\"", "--revision"]),
         ("resolve", 401, gated, false, &["gated", "Access is restricted.", "/owner/demo", "set HF_TOKEN"]),
         ("resolve", 403, gated, true, &["gated", "accept its licence at http", "token"]),
@@ -130,7 +136,7 @@ fn refusals_say_what_to_do() {
     let setup = Setup::new();
     let message =
         erase_concept::hub::find_on(&setup.hub, "owner/other", None, &mut Told::default()).unwrap_err().to_string();
-    contains_all(&message, &["owner/other: there is no public model of this name"]);
+    contains_all(&message, &["owner/other: there is no such folder here, and no public model of this name"]);
 }
 
 #[test]
@@ -144,7 +150,12 @@ fn a_busy_server_is_waited_for_as_it_asks() {
 
     let setup = Setup::new();
     setup.server.fail("/api/", Fault::Status(429, &[("Retry-After", "3600")]), 1);
-    contains_all(&setup.fetch().unwrap_err(), &["answers 429", "come back in 3600 s"]);
+    contains_all(&setup.fetch().unwrap_err(), &["answers 429", "come back in 3600 s", "1 attempt", "--model FOLDER"]);
+    setup.server.fail(CDN, Fault::Status(503, &[("Retry-After", "3600")]), 1);
+    contains_all(&setup.fetch().unwrap_err(), &[UNET, "answers 503", "come back in 3600 s", "run again"]);
+    setup.fetch_right();
+    setup.server.fail("/api/", Fault::Status(429, &[("Retry-After", "3600")]), 1);
+    setup.fetch_right(); // from the cache
 }
 
 #[test]

@@ -304,6 +304,22 @@ fn a_cache_without_our_notes_is_used_as_it_is() {
     contains_all(&message, &["scheduler/scheduler_config.json", "missing or damaged"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_cache_that_cannot_be_written_is_used_all_the_same() {
+    let setup = Setup::new();
+    setup.fetch_right();
+    fs::remove_dir_all(setup.repository().join(".erase-concept")).unwrap();
+    let status = std::process::Command::new("chmod").args(["-R", "a-w"]).arg(&setup.hub.cache).status().unwrap();
+    assert!(status.success());
+    // (to root it can be written even so)
+    let found = setup.fetch().unwrap();
+    let ModelFiles::Folder(root) = &found.files else { panic!("no folder") };
+    assert!(fs::read(root.join(UNET)).unwrap() == setup.server.file(UNET));
+    let status = std::process::Command::new("chmod").args(["-R", "u+w"]).arg(&setup.hub.cache).status().unwrap();
+    assert!(status.success());
+}
+
 #[test]
 fn offline_uses_what_is_there_or_says_the_ways_on() {
     let mut setup = Setup::new();
@@ -345,7 +361,7 @@ fn without_a_network_the_cache_serves() {
     ];
     contains_all(&setup.fetch().unwrap_err(), &parts);
     setup.hub.endpoint = "http://no-such-host.invalid".into();
-    contains_all(&setup.fetch().unwrap_err(), &["no-such-host.invalid", "--model FOLDER"]);
+    contains_all(&setup.fetch().unwrap_err(), &["no-such-host.invalid: no such host, or no network", "--model FOLDER"]);
 }
 
 #[test]

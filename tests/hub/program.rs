@@ -126,7 +126,10 @@ fn the_erase_job_records_the_commit_and_says_what_was_not_fetched() {
 fn refusals_and_flags() {
     let world = World::new();
     let sample = |more: &[&str]| world.refused(&[&SAMPLE[..], more].concat());
-    contains_all(&sample(&["--model", "owner/other"]), &["owner/other: there is no public model", "spelling"]);
+    contains_all(
+        &sample(&["--model", "owner/other"]),
+        &["owner/other: there is no such folder here, and no public model", "spelling"],
+    );
     contains_all(&sample(&["--model", "owner/demo", "--revision", "v9"]), &["no revision \"v9\""]);
     contains_all(&sample(&["--model", "demo", "--revision", "v9"]), &["--revision v9 is for models on the Hub"]);
     let offline = ["owner/demo: nothing is fetched (offline)", "--model FOLDER", "--model demo"];
