@@ -199,14 +199,16 @@ impl<'a> Client<'a> {
             ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::InvalidProxyUrl => Err(Error::Hub(format!(
                 "{url}: not a web address ({error}); check HF_ENDPOINT and the proxy's variables"
             ))),
-            ureq::Error::Tls(_) | ureq::Error::Rustls(_) => Err(Error::Hub(format!(
-                "{place}: no trusted connection ({error}); if a proxy here replaces certificates, set SSL_CERT_FILE to its own"
-            ))),
             // what the system's resolver says
             ureq::Error::Io(e) if e.to_string().contains("lookup") => {
                 Ok(Again::because(format!("{place}: no such host, or no network")))
             }
-            ureq::Error::Io(e) => Ok(Again::because(format!("{place}: {e}"))),
+            ureq::Error::Io(e) if !e.to_string().contains("certificate") => Ok(Again::because(format!("{place}: {e}"))),
+            error @ (ureq::Error::Io(_) | ureq::Error::Tls(_) | ureq::Error::Rustls(_)) => {
+                let hint = "if a proxy here replaces certificates, set SSL_CERT_FILE to a file with its own";
+                let again = Again::because(format!("{place}: no trusted connection: {error}; {hint}"));
+                Ok(Again { not_soon: true, ..again })
+            }
             error => Ok(Again::because(format!("{place}: {error}"))),
         }
     }

@@ -151,7 +151,7 @@ impl Session<'_> {
 
         let mut files = Vec::new();
         for rel in &chosen {
-            let State::Whole(content) = self.state(rel)? else { return Err(self.absent(&[rel.clone()])) };
+            let State::Whole(content) = self.state(rel)? else { return Err(self.absent(std::slice::from_ref(rel))) };
             self.repository.link(&self.commit, rel, &content, self.entry(rel).etag.as_deref())?;
             files.push((rel.clone(), content));
         }

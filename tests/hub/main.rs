@@ -366,7 +366,8 @@ fn without_a_network_the_cache_serves() {
 
 #[test]
 fn a_damaged_file_in_the_cache_is_fetched_again_once() {
-    let damages: [(&str, fn(&mut Vec<u8>)); 4] = [
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, Damage); 4] = [
         (UNET, |bytes| bytes.truncate(1000)),
         (UNET, |bytes| bytes[5000] ^= 1),
         ("unet/config.json", |bytes| bytes[1] = b'\t'),
