@@ -163,6 +163,7 @@ mod tests {
             "tokenizer/merges.txt",
             "tokenizer/vocab.json",
             "tokenizer/deep/vocab.json",
+            "tokenizer_2/vocab.json",
             "unet/config.json",
             "unet/diffusion_pytorch_model.bin",
             "unet/diffusion_pytorch_model.safetensors",

@@ -154,7 +154,7 @@ fn ctrl_c_leaves_a_part_with_which_the_next_run_goes_on() {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let large = |line: &String| {
         let event: Value = serde_json::from_str(line).unwrap();
-        event["event"] == "received" && event["bytes"].as_u64().unwrap() > 3_600_000 // the others, and some of the UNet
+        event["event"] == "received" && event["bytes"].as_u64().unwrap() > 2_000_000 // the text encoder, and some of the UNet
     };
     assert!(lines.map_while(Result::ok).any(|line| large(&line)));
     let signal = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
