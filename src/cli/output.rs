@@ -142,7 +142,8 @@ impl Display {
         self.finish();
         let bar = (self.style == Style::Bars && !progress_bars_are_disabled()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let template = "{prefix:<28} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+            let template =
+                "{prefix:<28} {bar:30} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta} left";
             bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_prefix(name.to_string());
             bar.tick();

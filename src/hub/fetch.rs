@@ -23,6 +23,9 @@ pub(super) const DEFAULT_REVISION: &str = "main";
 /// How often the bytes that came are told.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 
+/// A single file of at least so many bytes is worth a bar; a smaller one is there at once.
+const SHOWN: u64 = 100_000;
+
 /// What to do about a full disk.
 pub(super) const FREE: &str = "free some space, or set HF_HUB_CACHE to a folder on another disk";
 
@@ -213,7 +216,7 @@ impl Session<'_> {
         self.repository.keep_listing(&self.commit, &self.listing);
         let total: u64 = wanted.iter().map(|(.., size)| size).sum();
         let name = format!("fetching {}", self.name);
-        let large = wanted.len() > 1;
+        let large = wanted.len() > 1 || total >= SHOWN;
         if large {
             self.progress.event(Event::Transfer { name: &name, bytes: total });
         }

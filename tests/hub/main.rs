@@ -392,6 +392,7 @@ fn a_damaged_file_in_the_cache_is_fetched_again_once() {
         let mut told = Told::default();
         setup.check(&setup.fetch_at(None, &mut told).unwrap());
         assert!(told.notes.iter().any(|note| note.contains("it is fetched again")), "{:?}", told.notes);
+        assert_eq!(told.total, if rel == UNET { 300_000 } else { 0 });
         let asked = setup.asked("GET");
         assert_eq!(
             asked.iter().filter(|(path, _)| path.contains("resolve") && path.ends_with(rel)).count(),
