@@ -36,6 +36,9 @@ pub enum Error {
     /// Settings, flags or a concept file that make no sense.
     #[error("{0}")]
     Usage(String),
+    /// A model on the Hugging Face Hub that is not in the cache and could not be fetched.
+    #[error("{0}")]
+    Hub(String),
     /// A computation gave something that must not be used (NaN, a missing gradient).
     #[error("{0}")]
     Numeric(String),

@@ -1,18 +1,52 @@
-//! A model's name to its files.
+//! A model's name to its files: the demo's, a folder's, or those of a model on the Hugging Face Hub.
 
+mod cache;
+#[cfg(feature = "hub")]
+mod client;
 mod demo;
+mod environment;
 mod fake;
+mod fetch;
+mod listing;
+mod snapshot;
+#[cfg(feature = "hub")]
+mod transfer;
+mod verify;
+
+pub use environment::{Hub, progress_bars_are_disabled};
+pub use fetch::Origin;
 
 use crate::checkpoint::{ModelFiles, SingleFile, load_component};
 use crate::nn::ParamStore;
+use crate::progress::{Progress, Silent};
 use crate::sd::{Classifier, TextEncoder, UnetConfig, Vae};
 use crate::{Error, Result};
 use std::path::Path;
 use std::sync::Arc;
 
 /// What [`resolve`] accepts, for the end of a message.
-const ACCEPTED: &str = "a model is either \"demo\" (the small model in this program), a folder in diffusers' layout (with a \
-                        model_index.json), or a single file (.safetensors)";
+const ACCEPTED: &str = "a model is either \"demo\" (the small model in this program), OWNER/NAME on the Hugging Face Hub, \
+                        a folder in diffusers' layout (with a model_index.json), or a single file (.safetensors)";
+
+/// How a model is looked for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Lookup {
+    /// A branch, a tag or a commit; `main` if `None`.
+    pub revision: Option<String>,
+    /// Whether the cache is all there is: no socket is opened.
+    pub offline: bool,
+    /// Whether a single file may be a PyTorch checkpoint (see [`SingleFile::open_with`]).
+    pub allow_pickle: bool,
+}
+
+/// A model that was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// Its files.
+    pub files: ModelFiles,
+    /// Where it came from, if that is the Hub.
+    pub origin: Option<Origin>,
+}
 
 /// The small model that is part of the program.
 pub fn demo() -> ModelFiles {
@@ -45,47 +79,66 @@ pub fn made_up_text_encoder() -> Result<TextEncoder> {
     fake::made_up_text_encoder()
 }
 
-/// The files of a model: `demo`, a folder in diffusers' layout, or a single file. (A folder that is itself called `demo` is
-/// `./demo`.)
+/// The files of a model by its name; see [`find`].
 ///
 /// # Errors
-/// For anything else, [`Error::Usage`] says what is accepted; for a file that is no model, [`Error::File`] what it is.
+/// As [`find`].
 pub fn resolve(name: &str) -> Result<ModelFiles> {
-    resolve_with(name, false)
+    Ok(find(name, &Lookup::default(), &mut Silent)?.files)
 }
 
-/// As [`resolve`]; a single file may be a PyTorch checkpoint if `allow_pickle` (see [`SingleFile::open_with`]).
+/// The files of a model: `demo`, a folder in diffusers' layout, a single file, or `OWNER/NAME` on the Hub, which is taken from
+/// the cache or fetched. (A folder that is itself called `demo` is `./demo`; a folder `OWNER/NAME` comes before the Hub.)
 ///
 /// # Errors
-/// As [`resolve`].
-pub fn resolve_with(name: &str, allow_pickle: bool) -> Result<ModelFiles> {
+/// For anything else, [`Error::Usage`] says what is accepted; for a file that is no model, [`Error::File`] what it is; [`Error::Hub`] says why a model of the Hub is not to be had.
+pub fn find(name: &str, lookup: &Lookup, progress: &mut dyn Progress) -> Result<Found> {
+    let local = |files| {
+        if let Some(revision) = &lookup.revision {
+            let what =
+                format!("--revision {revision} is for models on the Hub, but --model {name:?} is here; leave it out");
+            return Err(Error::usage(what));
+        }
+        Ok(Found { files, origin: None })
+    };
     if name == "demo" {
-        return Ok(demo());
+        return local(demo());
     }
     if let Some(name) = name.strip_prefix(fake::PREFIX) {
-        return Ok(ModelFiles::Folder(fake::folder(name)?));
+        return local(ModelFiles::Folder(fake::folder(name)?));
     }
     let path = Path::new(name);
     let problem = if !name.is_empty() && path.join("model_index.json").is_file() {
-        return Ok(ModelFiles::Folder(path.to_path_buf()));
+        return local(ModelFiles::Folder(path.to_path_buf()));
     } else if path.is_dir() {
-        "is a folder without a model_index.json".to_string()
+        "is a folder without a model_index.json"
     } else if path.file_name().is_some_and(|name| name == "model_index.json") && path.is_file() {
-        "is one file of a model's folder; name the folder".to_string()
+        "is one file of a model's folder; name the folder"
     } else if path.is_file() {
-        return Ok(ModelFiles::Single(Arc::new(SingleFile::open_with(path, allow_pickle)?)));
+        return local(ModelFiles::Single(Arc::new(SingleFile::open_with(path, lookup.allow_pickle)?)));
     } else if is_like_demo(name) {
-        "is not there; did you mean \"demo\"?".to_string()
+        "is not there; did you mean \"demo\"?"
     } else if is_hub_id(name) {
-        let folder = name.rsplit('/').next().unwrap_or(name);
-        format!(
-            "is not there. If it is a model on the Hugging Face Hub: nothing is downloaded for now, so run \
-             `hf download {name} --local-dir {folder}` and pass {folder}"
-        )
+        let mut hub = Hub::from_environment()?;
+        hub.offline |= lookup.offline;
+        return find_on(&hub, name, lookup.revision.as_deref(), progress);
     } else {
-        "is not there".to_string()
+        "is not there"
     };
     Err(Error::usage(format!("--model {name:?} {problem}; {ACCEPTED}")))
+}
+
+/// A model of this Hub, or of its cache; `revision` is a branch, a tag or a commit.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_on(hub: &Hub, name: &str, revision: Option<&str>, progress: &mut dyn Progress) -> Result<Found> {
+    let revision = revision.unwrap_or(fetch::DEFAULT_REVISION);
+    if !is_revision(revision) {
+        return Err(Error::usage(format!("--revision {revision:?} is no branch, tag or commit")));
+    }
+    let (folder, origin) = fetch::fetch(hub, name, revision, progress)?;
+    Ok(Found { files: ModelFiles::Folder(folder), origin: Some(origin) })
 }
 
 /// `owner/name`, as the Hub spells it.
@@ -95,6 +148,14 @@ fn is_hub_id(name: &str) -> bool {
         part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(allowed)
     };
     name.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
+        && !name.contains("--")
+        && !name.contains("..")
+}
+
+/// Whether git may call something so; it becomes a path in the cache.
+fn is_revision(text: &str) -> bool {
+    let part = |part: &str| !part.is_empty() && !part.starts_with('.');
+    text.split('/').all(part) && text.chars().all(|c| c.is_ascii_graphic() && !"\\:?*[~^\"<>|".contains(c))
 }
 
 /// Whether someone may have meant `demo`: other case, one letter too many, too few or wrong, or two swapped.

@@ -18,6 +18,18 @@ pub enum Event<'a> {
         /// The loss of this step, where there is one.
         loss: Option<f64>,
     },
+    /// A transfer begins: a stage that is counted in bytes.
+    Transfer {
+        /// What is transferred: «fetching OWNER/NAME».
+        name: &'a str,
+        /// How many bytes there will be.
+        bytes: u64,
+    },
+    /// So many bytes of the current transfer are here now, in all; fewer than before if a part had to begin anew.
+    Received {
+        /// Bytes.
+        bytes: u64,
+    },
     /// Something the user should know; not an error.
     Note(&'a str),
 }

@@ -30,7 +30,11 @@ fn an_unknown_model_is_told_what_there_is() {
     ] {
         tiny.refused(args, &["--model \"nowhere\" is not there", "demo", "diffusers"]);
     }
-    tiny.refused(&["--concept", "star", "--model", "stabilityai/sd-turbo"], &["nothing is downloaded", "hf download"]);
+    let hub = ["--concept", "star", "--model", "no-such-owner/no-such-model", "--offline"];
+    tiny.refused(
+        &hub,
+        &["no-such-owner/no-such-model: nothing is fetched (offline)", "--model FOLDER", "--model demo"],
+    );
     tiny.refused(
         &["--concept", "star", "--model", "model/model_index.json"],
         &["is one file of a model's folder; name the folder"],

@@ -430,7 +430,7 @@ fn a_models_name_is_resolved_or_the_message_says_what_is_accepted() {
         ("Demo".into(), "did you mean \"demo\"?"),
         ("dmeo".into(), "did you mean \"demo\"?"),
         ("demos".into(), "did you mean \"demo\"?"),
-        ("stable-diffusion-v1-5/stable-diffusion-v1-5".into(), "hf download stable-diffusion-v1-5/"),
+        ("a/b/c".into(), "\"a/b/c\" is not there; a model is either"),
         ("/no/such/place".into(), "\"/no/such/place\" is not there; a model is either \"demo\""),
         ("".into(), "is not there"),
     ] {

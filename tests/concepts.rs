@@ -224,7 +224,9 @@ fn what_is_kept_for_verification_is_the_same_in_all_real_files() {
     let verify = concepts.iter().flat_map(|c| &c.verify.retain).map(|r| r.prompt.as_str());
     assert_eq!(verify.filter(|prompt| retain.contains(prompt)).collect::<Vec<_>>(), [""; 0]);
     // and varied: people, animals, scenes, things
-    for word in ["woman", "man", "cat", "horse", "mountain", "kitchen", "bicycle", "coffee", "castle", "sketch", "mosaic"] {
+    for word in
+        ["woman", "man", "cat", "horse", "mountain", "kitchen", "bicycle", "coffee", "castle", "sketch", "mosaic"]
+    {
         assert!(retain.iter().any(|prompt| mentions(prompt, &[word])), "{word}");
     }
 }

@@ -81,6 +81,7 @@ fn page(kind: Kind, counted: bool, show: bool) -> String {
         dtype: "bf16",
         version: "0.1.0",
         command: format!("erase-concept --concept '{HOSTILE}'"),
+        hub: None,
         base_sha256: "0123456789abcdef".repeat(4),
         counts: Comparison::new(&before, &after),
         concepts: Vec::new(),

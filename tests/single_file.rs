@@ -111,7 +111,10 @@ fn a_model_loads_from_its_single_file_as_from_its_folder() {
             assert_eq!(values(tensor), values(b.model.unet_params.get(name).unwrap()), "{name}");
         }
         let prompts = ["a red star", ""];
-        assert_eq!(values(&a.model.embed(&prompts).unwrap().context), values(&b.model.embed(&prompts).unwrap().context));
+        assert_eq!(
+            values(&a.model.embed(&prompts).unwrap().context),
+            values(&b.model.embed(&prompts).unwrap().context)
+        );
     }
 }
 

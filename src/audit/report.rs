@@ -6,6 +6,7 @@ use super::trimmed::BlockTrim;
 use super::verify::{Answer, PartCount, Preserved, Verification};
 use crate::concept::{Concept, Kind};
 use crate::erase::{OtherWord, Settings, StepRecord, TrimSummary};
+use crate::hub::Origin;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -211,6 +212,9 @@ pub struct Report {
     pub version: &'static str,
     /// The command that makes the same result again.
     pub command: String,
+    /// Where the base came from, if that is the Hugging Face Hub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hub: Option<Origin>,
     /// Hash of the base's files.
     pub base_sha256: String,
     /// What was counted before and after; rates are absent without a detector that knows the concept.

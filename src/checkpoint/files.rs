@@ -39,6 +39,9 @@ pub struct Inventory {
     /// What a saved model leaves out: other formats and variants of the UNet (they still hold the concept), single-file
     /// checkpoints, folders that `model_index.json` does not name (these end with `/`); of a single file, tensors.
     pub left_out: Vec<String>,
+    /// Components that `model_index.json` names but that are not there, such as a safety checker that was not fetched: a
+    /// saved `model_index.json` has null in their places.
+    pub absent: Vec<String>,
 }
 
 impl ModelFiles {
@@ -99,15 +102,22 @@ impl ModelFiles {
     pub fn inventory(&self) -> Result<Inventory> {
         let root = match self {
             Self::Folder(root) => root,
-            Self::Single(file) => return Ok(Inventory { model: file.list(), left_out: file.left_out().to_vec() }),
+            Self::Single(file) => {
+                return Ok(Inventory {
+                    model: file.list(),
+                    left_out: file.left_out().to_vec(),
+                    ..Inventory::default()
+                });
+            }
             Self::Embedded { files, .. } => {
                 let model = files.iter().map(|(rel, _)| rel.to_string()).collect();
-                return Ok(Inventory { model, left_out: Vec::new() });
+                return Ok(Inventory { model, ..Inventory::default() });
             }
         };
         let components = self.components()?;
         let weights = WeightFiles::find(self, UNET_WEIGHTS)?;
-        let mut inventory = Inventory::default();
+        let absent = components.iter().filter(|name| !root.join(name).is_dir()).cloned().collect();
+        let mut inventory = Inventory { absent, ..Inventory::default() };
         for (name, is_folder) in entries(root)? {
             match is_folder {
                 true if components.contains(&name) => self.walk(&name, &weights, &mut inventory, 0)?,
@@ -284,7 +294,8 @@ fn entries(folder: &Path) -> Result<Vec<(String, bool)>> {
     Ok(found)
 }
 
-fn is_top_level(name: &str) -> bool {
+/// Whether a file beside the components belongs to the model.
+pub(crate) fn is_top_level(name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
     name == "model_index.json" || ["README", "LICENSE", "LICENCE", "NOTICE"].iter().any(|p| upper.starts_with(p))
 }

@@ -52,7 +52,7 @@ pub fn load_model(files: &ModelFiles) -> Result<LoadedModel> {
 /// # Errors
 /// As [`load_model`].
 pub fn load_model_with(files: &ModelFiles, loading: &Loading<'_>) -> Result<LoadedModel> {
-    let index = check_pipeline(files)?;
+    let index = check_pipeline(&json(files, "model_index.json")?, &files.describe("model_index.json"))?;
     let in_file = |rel: &'static str| move |e: Error| name_file(files, rel, e);
     let content = |rel: &'static str| -> Result<String> {
         String::from_utf8(files.read(rel)?.into_owned()).map_err(|e| Error::file(files.describe(rel), e))
@@ -184,20 +184,22 @@ fn name_file(files: &ModelFiles, rel: &str, e: Error) -> Error {
 }
 
 /// What `model_index.json` says.
-struct Index {
+pub(crate) struct Index {
     two_encoders: bool,
     zeros_for_empty: bool,
 }
 
-fn check_pipeline(files: &ModelFiles) -> Result<Index> {
-    let rel = "model_index.json";
-    let index: Value = json(files, rel)?;
+/// Whether `model_index.json` names a pipeline that this program knows; `place` is what a message calls the file.
+///
+/// # Errors
+/// If not.
+pub(crate) fn check_pipeline(index: &Value, place: &str) -> Result<Index> {
     let class = index.get("_class_name").and_then(Value::as_str).unwrap_or("nothing");
     let two_encoders = class == XL;
     if !two_encoders && !PIPELINES.contains(&class) {
         let known = PIPELINES.join(", ");
         let what = format!("_class_name is {class}; this program edits {known} (SD 1.x and 2.x) and {XL} (SDXL)");
-        return Err(Error::file(files.describe(rel), what));
+        return Err(Error::file(place, what));
     }
     // diffusers' own default
     let zeros = index.get("force_zeros_for_empty_prompt").and_then(Value::as_bool).unwrap_or(true);

@@ -17,8 +17,10 @@ mod temporary;
 mod weights;
 mod write;
 
+pub(crate) use files::is_top_level;
 pub use files::{Inventory, ModelFiles};
 pub use hash::{base_sha256, sha256_file, sha256_hex};
+pub(crate) use load::check_pipeline;
 pub use load::{LoadedModel, load_classifier, load_component, load_model, load_model_with, save_model};
 #[doc(hidden)]
 pub use malformed::read_header;

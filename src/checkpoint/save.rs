@@ -9,6 +9,7 @@ use super::write::{TensorBytes, write_file, write_tensors};
 use crate::progress::check_interrupted;
 use crate::{Error, Result};
 use candle_core::Tensor;
+use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -20,8 +21,9 @@ use std::path::Path;
 ///
 /// The UNet keeps its file names. A file with a changed tensor is rewritten: that tensor in the type it had (rounded to
 /// nearest), the others' bytes as they were, the file's metadata with `format: pt` and then `metadata` added. A shard
-/// without a changed tensor, its index, and all other files are copied. A single file becomes a folder: its tensors keep their
-/// type and bytes and get diffusers' names.
+/// without a changed tensor, its index, and all other files are copied; only a `model_index.json` that names components which
+/// are not there gets null in their places. A single file becomes a folder: its tensors keep their type and bytes and get
+/// diffusers' names.
 ///
 /// # Errors
 /// If a changed tensor is not in the UNet's files, has another shape, or a value that its type cannot hold.
@@ -45,7 +47,9 @@ pub fn save_edited(
             true => rewrite(files, rel, changed, &target, metadata, &mut written)?,
             false => part && rewrite(files, rel, &BTreeMap::new(), &target, &BTreeMap::new(), &mut written)?,
         };
-        if !done {
+        if rel == "model_index.json" && !inventory.absent.is_empty() {
+            write_index(files, &inventory.absent, &target)?;
+        } else if !done {
             copy(files, rel, &target)?;
         }
     }
@@ -53,6 +57,18 @@ pub fn save_edited(
         Some(name) => Err(Error::Weights(format!("{}: has no tensor named {name}", files.describe(unet.name())))),
         None => Ok(inventory.left_out),
     }
+}
+
+/// Writes `model_index.json` with null, as diffusers has it, in place of each component that is not there.
+fn write_index(files: &ModelFiles, absent: &[String], target: &Path) -> Result<()> {
+    let rel = "model_index.json";
+    let wrong = |e| Error::file(files.describe(rel), format!("not a JSON object: {e}"));
+    let mut index: Map<String, Value> = serde_json::from_slice(&files.read(rel)?).map_err(wrong)?;
+    for (_, class) in index.iter_mut().filter(|(name, _)| absent.contains(name)) {
+        *class = json!([null, null]);
+    }
+    let text = serde_json::to_string_pretty(&index).map_err(wrong)?;
+    write_file(target, format!("{text}\n").as_bytes())
 }
 
 /// Bytes copied between two looks at whether the user interrupts.

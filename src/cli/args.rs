@@ -99,9 +99,12 @@ pub struct BenchArgs {
     /// Seeds, comma-separated
     #[arg(long, value_delimiter = ',', value_name = "N,...", default_value = "0", help_heading = "What to compare")]
     pub seeds: Vec<u64>,
-    /// «demo» or a folder in diffusers' layout
+    /// «demo», OWNER/NAME on the Hugging Face Hub, or a folder in diffusers' layout
     #[arg(short, long, default_value = "demo", value_name = "NAME|DIR", help_heading = "Model and result")]
     pub model: String,
+    /// How a model of the Hub is looked for.
+    #[command(flatten)]
+    pub hub: HubArgs,
     /// Where results, table and plot go [default: ./bench/<grid>]
     #[arg(short, long, value_name = "DIR", help_heading = "Model and result")]
     pub output: Option<PathBuf>,
@@ -210,15 +213,31 @@ pub struct SampleArgs {
 /// The model and the seed.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// «demo» (built in, a toy world of shapes), a folder in diffusers' layout, or a single file (.safetensors)
+    /// «demo» (built in, a toy world of shapes), OWNER/NAME on the Hugging Face Hub, a folder in diffusers' layout, or a single
+    /// file (.safetensors)
     #[arg(short, long, default_value = "demo", value_name = "NAME|DIR|FILE", help_heading = "Model and result")]
     pub model: String,
-    /// Read a model from a PyTorch pickle (.ckpt) too; nothing in it is run
-    #[arg(long, help_heading = "Model and result")]
-    pub allow_pickle: bool,
+    /// How it is looked for.
+    #[command(flatten)]
+    pub hub: HubArgs,
     /// Seed of all randomness: the same seed gives the same bytes
     #[arg(long, default_value_t = 0, help_heading = "Model and result")]
     pub seed: u64,
+}
+
+/// How a model is looked for.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model and result")]
+pub struct HubArgs {
+    /// Branch, tag or commit of a model on the Hub [default: main]
+    #[arg(long, value_name = "REV")]
+    pub revision: Option<String>,
+    /// Use what the Hub's cache has, and open no connection
+    #[arg(long)]
+    pub offline: bool,
+    /// Read a single file that is a PyTorch pickle (.ckpt) too; nothing in it is run
+    #[arg(long)]
+    pub allow_pickle: bool,
 }
 
 /// How pictures are sampled.

@@ -21,7 +21,7 @@ use std::time::Instant;
 
 /// Runs what is not known yet, and writes table and plot after every outcome.
 pub fn run(options: &BenchOptions, display: &mut Display) -> Result<ExitCode> {
-    let files = hub::resolve(&options.model)?;
+    let hub::Found { files, origin } = hub::find(&options.model, &options.lookup, display)?;
     files.notes().iter().for_each(|note| display.event(Event::Note(note)));
     display.event(Event::Stage { name: "loading the model", steps: 1 });
     let exact = |name: &str| options.grid.variants.iter().any(|variant| variant.settings.changes(name));
@@ -49,7 +49,7 @@ pub fn run(options: &BenchOptions, display: &mut Display) -> Result<ExitCode> {
             job,
             files: &files,
             loaded: &loaded,
-            evidence: Evidence::new(job, &files, &loaded)?,
+            evidence: Evidence::new(job, &files, &loaded, origin.clone())?,
             output: &options.output,
             loading: Loading { beside: Some((&files, &loaded)), ..loading },
         };

@@ -9,6 +9,7 @@ pub fn command(options: &EraseOptions) -> String {
     let mut line = Line("erase-concept".into());
     let (o, v, s) = (&options.overrides, &options.verify, &options.sampling);
     line.flag("--model", Some(&options.model));
+    line.flag("--revision", options.lookup.revision.as_ref());
     for concept in &options.concept_arguments {
         line.flag("--concept", Some(concept));
     }
@@ -48,7 +49,7 @@ pub fn command(options: &EraseOptions) -> String {
     line.flag("--max-rate", v.max_rate);
     line.flag("--max-synonym-rate", v.max_synonym_rate);
     for (flag, given) in
-        [("--keep-images", v.keep_images), ("--show", v.show), ("--allow-pickle", options.allow_pickle)]
+        [("--keep-images", v.keep_images), ("--show", v.show), ("--allow-pickle", options.lookup.allow_pickle)]
     {
         if given {
             line.0.push_str(&format!(" {flag}"));
@@ -95,7 +96,7 @@ mod tests {
 
     #[test]
     fn the_command_gives_the_same_options_again() {
-        let all = "erase-concept --model demo --concept x --concept ring --kind object --preserve pink --preserve trees --seed 7 --preset paper --kept 0.98 --other-words 5 --edit 2 \
+        let all = "erase-concept --model demo --revision main --concept x --concept ring --kind object --preserve pink --preserve trees --seed 7 --preset paper --kept 0.98 --other-words 5 --edit 2 \
                    --repair-steps 9 --learning-rate 0.0003 --lambda 0.5 --batch-size 6 --score-batches 2 --memories 2 --memory-every 3 --margin \
                    0.25 --score-scope full --trim-scope T --train-scope full --project-scope selfattn --forget-latents 3 \
                    --retain-latents 5 --data-steps 4 --scheduler ddim --dtype bf16 --guidance-scale 3.5 --verify-images 11 \

@@ -18,14 +18,15 @@ use std::collections::BTreeMap;
 /// Runs the job; everything that can be refused is refused before the work begins.
 pub fn run(options: &EraseOptions, display: &mut Display) -> Result<ExitCode> {
     let settings = settings(options)?;
-    let files = hub::resolve_with(&options.model, options.allow_pickle)?;
+    let hub::Found { files, origin } = hub::find(&options.model, &options.lookup, display)?;
     files.notes().iter().for_each(|note| display.event(Event::Note(note)));
+    let options = &pinned(options, origin.as_ref());
     display.event(Event::Stage { name: "loading the model", steps: 1 });
     let exact = |name: &str| settings.changes(name);
     let loaded = load_model_with(&files, &Loading { precision: options.precision, exact: &exact, beside: None })?;
     display.event(Event::Step { loss: None });
     let how = erase::plan(&loaded.model, &settings, options.budget)?;
-    let evidence = Evidence::new(options, &files, &loaded)?;
+    let evidence = Evidence::new(options, &files, &loaded, origin.clone())?;
     say_what_is_cut(options, &loaded, display)?;
     if options.dry_run {
         return plan(options, &settings, &loaded, &evidence, how, display);
@@ -35,6 +36,15 @@ pub fn run(options: &EraseOptions, display: &mut Display) -> Result<ExitCode> {
     let folder = OutputFolder::create(&options.output, options.overwrite)?;
     let cache = Cache::open(options, &loaded, &settings, how)?;
     work(options, &settings, &files, &loaded, &evidence, &cache, folder, display)
+}
+
+/// The same job with the commit that the revision stood for, so that the command in the report gives it again.
+fn pinned(options: &EraseOptions, origin: Option<&hub::Origin>) -> EraseOptions {
+    let mut options = options.clone();
+    if let Some(origin) = origin {
+        options.lookup.revision = Some(origin.commit.clone());
+    }
+    options
 }
 
 #[expect(clippy::too_many_arguments, reason = "everything that a job has")]
@@ -58,6 +68,13 @@ fn work(
     watch.event(Event::Stage { name: "writing the model", steps: 1 });
     let left_out = save_model(files, loaded, &outcome.changed, folder.path(), &metadata(options))?;
     watch.event(Event::Step { loss: None });
+    for name in files.inventory()?.absent {
+        let note = format!(
+            "{name} was not there (nothing here needs it): the saved model_index.json has null in its place, so that diffusers \
+             opens the model without it"
+        );
+        watch.event(Event::Note(&note));
+    }
     for name in left_out {
         watch.event(Event::Note(&format!("not copied, as no part of the model: {name}")));
     }
@@ -120,6 +137,7 @@ fn plan(
         "dry_run": true,
         "concept": concept.name,
         "model": options.model,
+        "hub": evidence.origin(),
         "base_sha256": loaded.base_sha256,
         "preset": options.preset,
         "seed": options.seed,

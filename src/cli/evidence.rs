@@ -12,6 +12,7 @@ use crate::checkpoint::{LoadedModel, ModelFiles, load_classifier, write_file};
 use crate::concept::{Concept, Kind};
 use crate::diffusion::{Schedule, timesteps};
 use crate::erase::{Outcome, Settings};
+use crate::hub::Origin;
 use crate::progress::Progress;
 use crate::sd::{SampleOptions, StableDiffusion};
 use crate::{Error, Result};
@@ -28,6 +29,7 @@ const GUIDANCE_SCALE: f64 = 5.0;
 /// What pictures are made for verification, and what counts them.
 pub struct Evidence<'a> {
     options: &'a EraseOptions,
+    origin: Option<Origin>,
     detector: Option<ClassifierDetector>,
     sampling: SampleOptions,
     plan: VerifyPlan,
@@ -35,7 +37,13 @@ pub struct Evidence<'a> {
 
 impl<'a> Evidence<'a> {
     /// Uses the classifier that lies beside the model (the demo has one); without it, pictures are drawn but not counted.
-    pub fn new(options: &'a EraseOptions, files: &ModelFiles, loaded: &LoadedModel) -> Result<Self> {
+    /// `origin` is where the model came from, if that is the Hub.
+    pub fn new(
+        options: &'a EraseOptions,
+        files: &ModelFiles,
+        loaded: &LoadedModel,
+        origin: Option<Origin>,
+    ) -> Result<Self> {
         let detector = match load_classifier(files)? {
             Some((classifier, sha256)) => {
                 let knows = |label| classifier.labels().contains(label);
@@ -66,7 +74,7 @@ impl<'a> Evidence<'a> {
             batch,
             shown: SHOWN,
         };
-        Ok(Self { options, detector, sampling, plan })
+        Ok(Self { options, origin, detector, sampling, plan })
     }
 
     /// How many pictures there are of the concepts, of their synonyms and of everything else.
@@ -85,6 +93,11 @@ impl<'a> Evidence<'a> {
             "guidance_scale": s.guidance_scale,
             "detector": self.detector.as_ref().map(|d| d.sha256().to_string()),
         })
+    }
+
+    /// Where the model came from, if that is the Hub.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
     }
 
     /// Draws and counts with one model. `when` is `before` or `after`.
@@ -154,6 +167,7 @@ impl<'a> Evidence<'a> {
             dtype: self.options.precision.name(),
             version: env!("CARGO_PKG_VERSION"),
             command: command(self.options),
+            hub: self.origin.clone(),
             base_sha256: loaded.base_sha256.clone(),
             counts: Comparison::new(before, after),
             concepts: ConceptCounts::each(&self.options.concept, before, after),

@@ -1,6 +1,6 @@
 //! Raw flags to validated options: what a job is given. Nothing below knows clap.
 
-use super::args::{BenchArgs, EraseArgs, MethodArgs, RunArgs, SampleArgs, SamplingArgs, VerifyArgs};
+use super::args::{BenchArgs, EraseArgs, HubArgs, MethodArgs, RunArgs, SampleArgs, SamplingArgs, VerifyArgs};
 use super::checks::{at_least_one, check_output, fraction, model_name, precision};
 use super::concepts::{concept, preserve};
 use super::output::Style;
@@ -9,6 +9,7 @@ use crate::checkpoint::Precision;
 use crate::concept::{Concept, Kind, nearest};
 use crate::diffusion::Sampler;
 use crate::erase::memory::Budget;
+use crate::hub::Lookup;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -99,8 +100,8 @@ pub struct EraseOptions {
     pub preserve_arguments: Vec<String>,
     /// The model's name, folder or file.
     pub model: String,
-    /// Whether the file may be a pickle.
-    pub allow_pickle: bool,
+    /// How it is looked for.
+    pub lookup: Lookup,
     /// Seed of all randomness.
     pub seed: u64,
     /// The preset's name.
@@ -132,6 +133,8 @@ pub struct BenchOptions {
     pub grid: Grid,
     /// The model's name or folder.
     pub model: String,
+    /// How it is looked for on the Hub.
+    pub lookup: Lookup,
     /// Each concept with each seed; what they say of the method is not used.
     pub jobs: Vec<EraseOptions>,
     /// Where the results are kept.
@@ -153,8 +156,8 @@ pub struct SampleOptions {
     pub num_images: usize,
     /// The model's name, folder or file.
     pub model: String,
-    /// Whether the file may be a pickle.
-    pub allow_pickle: bool,
+    /// How it is looked for.
+    pub lookup: Lookup,
     /// Seed of the first picture.
     pub seed: u64,
     /// How pictures are sampled.
@@ -234,6 +237,12 @@ impl VerifyOptions {
     }
 }
 
+impl From<&HubArgs> for Lookup {
+    fn from(args: &HubArgs) -> Self {
+        Self { revision: args.revision.clone(), offline: args.offline, allow_pickle: args.allow_pickle }
+    }
+}
+
 impl From<&MethodArgs> for Overrides {
     fn from(args: &MethodArgs) -> Self {
         let args = args.clone();
@@ -309,7 +318,7 @@ impl TryFrom<&EraseArgs> for EraseOptions {
             kind,
             preserve_arguments: args.preserve.clone(),
             model,
-            allow_pickle: args.model.allow_pickle,
+            lookup: Lookup::from(&args.model.hub),
             seed,
             preset: args.preset.clone(),
             overrides,
@@ -345,7 +354,7 @@ impl TryFrom<&BenchArgs> for BenchOptions {
                     kind: None,
                     preserve_arguments: Vec::new(),
                     model: args.model.clone(),
-                    allow_pickle: false,
+                    lookup: Lookup::from(&args.hub),
                     seed: *seed,
                     preset: grid.name.clone(),
                     overrides: Overrides::default(),
@@ -360,7 +369,7 @@ impl TryFrom<&BenchArgs> for BenchOptions {
                 });
             }
         }
-        Ok(Self { grid, model: args.model.clone(), jobs, output, budget, precision })
+        Ok(Self { grid, model: args.model.clone(), lookup: Lookup::from(&args.hub), jobs, output, budget, precision })
     }
 }
 
@@ -391,7 +400,7 @@ impl TryFrom<&SampleArgs> for SampleOptions {
             overwrite: args.overwrite,
             precision: precision(&args.run)?,
             model,
-            allow_pickle: args.model.allow_pickle,
+            lookup: Lookup::from(&args.model.hub),
             seed,
         })
     }

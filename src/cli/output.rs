@@ -1,6 +1,7 @@
 //! What the user sees while work goes on. The style is decided once; data goes to stdout, everything else to stderr.
 
 use crate::Error;
+use crate::hub::progress_bars_are_disabled;
 use crate::progress::{Event, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
@@ -55,6 +56,8 @@ struct Stage {
     began: Instant,
     spoke: Instant,
     bar: Option<ProgressBar>,
+    /// Of a transfer, whose steps are bytes: how many were there when it began.
+    there_before: Option<u64>,
 }
 
 /// Shows progress, notes, the result and errors in the style that was decided.
@@ -74,7 +77,8 @@ impl Display {
         let Some(stage) = self.stage.take() else { return };
         let seconds = stage.began.elapsed().as_secs_f64();
         let loss = stage.loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
-        let line = format!("{}: {} in {seconds:.1} s{loss}", stage.name, count(stage.done));
+        let what = if stage.there_before.is_some() { bytes(stage.done as u64) } else { count(stage.done) };
+        let line = format!("{}: {what} in {seconds:.1} s{loss}", stage.name);
         match (self.style, stage.bar) {
             (Style::Bars, Some(bar)) => {
                 bar.finish_and_clear();
@@ -130,7 +134,60 @@ impl Display {
             Style::Bars | Style::Quiet => {}
         }
         let now = Instant::now();
-        self.stage = Some(Stage { name: name.into(), steps, done: 0, loss: None, began: now, spoke: now, bar });
+        let (name, there_before) = (name.into(), None);
+        self.stage = Some(Stage { name, steps, done: 0, loss: None, began: now, spoke: now, bar, there_before });
+    }
+
+    fn transfer(&mut self, name: &str, total: u64) {
+        self.finish();
+        let bar = (self.style == Style::Bars && !progress_bars_are_disabled()).then(|| {
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+            let template =
+                "{prefix:<28} {bar:30} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta} left";
+            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_prefix(name.to_string());
+            bar.tick();
+            bar
+        });
+        match self.style {
+            Style::Json => self.json(json!({ "event": "transfer", "name": name, "bytes": total })),
+            Style::Quiet => {}
+            _ if bar.is_none() => say(&format!("{name} ({})", bytes(total))),
+            _ => {}
+        }
+        let (now, steps) = (Instant::now(), usize::try_from(total).unwrap_or(usize::MAX));
+        let there_before = Some(0);
+        self.stage =
+            Some(Stage { name: name.into(), steps, done: 0, loss: None, began: now, spoke: now, bar, there_before });
+    }
+
+    fn received(&mut self, received: u64) {
+        let style = self.style;
+        let Some(stage) = self.stage.as_mut().filter(|stage| stage.there_before.is_some()) else { return };
+        if stage.done == 0 && stage.began.elapsed() < Duration::from_secs(1) {
+            stage.there_before = Some(received); // what an earlier run fetched says nothing of the speed
+        }
+        stage.done = usize::try_from(received).unwrap_or(usize::MAX);
+        if let Some(bar) = &stage.bar {
+            bar.set_position(received);
+        }
+        let interval = if style == Style::EveryStep { Duration::from_secs(1) } else { QUIET_TIME };
+        match style {
+            Style::Json => {
+                let line = json!({ "event": "received", "bytes": received, "of": stage.steps });
+                self.json(line);
+            }
+            Style::Quiet => {}
+            _ if stage.bar.is_none() && stage.spoke.elapsed() >= interval => {
+                let new = received.saturating_sub(stage.there_before.unwrap_or(0)) as f64;
+                let speed = new / stage.began.elapsed().as_secs_f64();
+                let left = (stage.steps as f64 - received as f64) / speed;
+                let left = if speed > 0.0 { format!(" about {left:.0} s left") } else { String::new() };
+                say(&format!("  {} of {}{left}", bytes(received), bytes(stage.steps as u64)));
+                stage.spoke = Instant::now();
+            }
+            _ => {}
+        }
     }
 
     fn step(&mut self, loss: Option<f64>) {
@@ -168,6 +225,8 @@ impl Progress for Display {
         match event {
             Event::Stage { name, steps } => self.begin(name, steps),
             Event::Step { loss } => self.step(loss),
+            Event::Transfer { name, bytes } => self.transfer(name, bytes),
+            Event::Received { bytes } => self.received(bytes),
             Event::Note(text) => match (self.style, &self.stage) {
                 (Style::Json, _) => self.json(json!({ "event": "note", "text": text })),
                 (Style::Quiet, _) => {}
@@ -180,6 +239,10 @@ impl Progress for Display {
 
 fn count(steps: usize) -> String {
     if steps == 1 { "1 step".into() } else { format!("{steps} steps") }
+}
+
+fn bytes(bytes: u64) -> String {
+    indicatif::DecimalBytes(bytes).to_string()
 }
 
 /// A line on stderr; a closed stderr is nobody's problem.
@@ -219,5 +282,19 @@ mod tests {
         assert_eq!(display.stage.as_ref().map(|s| (s.name.as_str(), s.done)), Some(("writing", 0)));
         display.finish();
         assert!(display.stage.is_none());
+    }
+
+    #[test]
+    fn bytes_are_counted_in_transfers_alone() {
+        let mut display = Display::new(Style::Quiet);
+        display.event(Event::Stage { name: "loading", steps: 1 });
+        display.event(Event::Received { bytes: 7 }); // not of this stage
+        assert_eq!(display.stage.as_ref().unwrap().done, 0);
+        display.event(Event::Transfer { name: "fetching", bytes: 10 });
+        display.event(Event::Received { bytes: 7 });
+        display.event(Event::Received { bytes: 3 }); // a part began anew
+        let stage = display.stage.as_ref().unwrap();
+        assert_eq!((stage.done, stage.steps, stage.there_before), (3, 10, Some(7)));
+        assert_eq!(bytes(3_400_000_000), "3.40 GB");
     }
 }

@@ -25,7 +25,7 @@ struct Picture<'a> {
 
 /// Renders every prompt, `num_images` pictures each, into a new folder.
 pub fn run(options: &SampleOptions, display: &mut Display) -> Result<ExitCode> {
-    let files = hub::resolve_with(&options.model, options.allow_pickle)?;
+    let hub::Found { files, origin } = hub::find(&options.model, &options.lookup, display)?;
     files.notes().iter().for_each(|note| display.event(Event::Note(note)));
     display.event(Event::Stage { name: "loading the model", steps: 1 });
     let exact = |_: &str| false;
@@ -74,7 +74,7 @@ pub fn run(options: &SampleOptions, display: &mut Display) -> Result<ExitCode> {
     display.event(Event::Stage { name: "moving the result into place", steps: 1 });
     folder.commit()?;
     display.event(Event::Step { loss: None });
-    report(options, &pictures, display);
+    report(options, &pictures, origin.as_ref(), display);
     Ok(ExitCode::Done)
 }
 
@@ -99,9 +99,10 @@ fn say_what_is_cut(options: &SampleOptions, model: &sd::StableDiffusion, display
     Ok(())
 }
 
-fn report(options: &SampleOptions, pictures: &[Picture<'_>], display: &mut Display) {
+fn report(options: &SampleOptions, pictures: &[Picture<'_>], origin: Option<&hub::Origin>, display: &mut Display) {
     let rows = pictures.iter().map(|p| json!({ "file": p.file, "prompt": p.prompt, "seed": p.seed }));
-    let value = json!({ "output": options.output.display().to_string(), "images": rows.collect::<Vec<_>>() });
+    let (output, rows) = (options.output.display().to_string(), rows.collect::<Vec<_>>());
+    let value = json!({ "output": output, "hub": origin, "images": rows });
     let plural = if pictures.len() == 1 { "picture" } else { "pictures" };
     display.result(&value, &format!("{} {plural} in {}", pictures.len(), options.output.display()));
 }

@@ -38,9 +38,13 @@ fn hash(text: &str) -> Markup {
 
 fn run(r: &EraseReport<'_>) -> Markup {
     let report = r.report;
+    let model = match &report.hub {
+        Some(hub) => format!("{} on the Hugging Face Hub, commit {}", hub.repo, hub.commit),
+        None => r.model.to_string(),
+    };
     let rows = [
         ("concept", cell(format!("{} ({})", report.concept, r.concept.kind))),
-        ("model", cell(r.model)),
+        ("model", cell(model)),
         ("base, SHA-256 of its files", hash(&report.base_sha256)),
         ("method", cell(report.method)),
         ("preset", cell(&report.preset)),
