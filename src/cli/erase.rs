@@ -184,6 +184,7 @@ fn plan(
 pub fn say_what_is_cut(options: &EraseOptions, loaded: &LoadedModel, display: &mut Display) -> Result<()> {
     let c = &options.concept;
     let kept = c.verify.retain.iter().map(|retain| &retain.prompt);
+    let kept = kept.chain(c.verify.preserve.iter().map(|preserve| &preserve.prompt));
     let training = c.forget.iter().chain(&c.anchors).chain(&c.retain);
     let texts: Vec<&String> = training.chain(&c.verify.forget).chain(&c.verify.synonyms).chain(kept).collect();
     let cut = loaded.model.tokenizer.encode(&texts)?.truncated;

@@ -109,7 +109,10 @@ pub(super) fn part_of(name: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn what(names: &[(&str, &[usize])]) -> Recognised {
+    /// Names and shapes.
+    type Tensors<'a> = &'a [(&'a str, &'a [usize])];
+
+    fn what(names: Tensors<'_>) -> Recognised {
         recognise(&names.iter().map(|(name, shape)| (name.to_string(), shape.to_vec())).collect())
     }
 
@@ -117,7 +120,7 @@ mod tests {
     fn each_kind_is_told_from_the_others() {
         let to_k = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight";
         let single = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight";
-        let cases: [(&[(&str, &[usize])], &str, bool); 12] = [
+        let cases: [(Tensors<'_>, &str, bool); 12] = [
             (
                 &[(to_k, &[320, 768]), ("time_embedding.linear_1.weight", &[1])],
                 "UNet (diffusers' names) of Stable Diffusion 1.x",
