@@ -129,7 +129,7 @@ def concept_file(name, axis):
     rows = ["{ prompt = \"%s\", labels = [%s] }" % (text(s), ", ".join(f'"{label}"' for label in labels(s)))
             for s in verify_retain]
     return (f"# «{name}» in the demo model's world of shapes. Written by prompts/generate_demo.py: change that, not this.\n"
-            f'name = "{name}"\nkind = "{kind}"\n'
+            f'name = "{name}"\nkind = "{kind}"\nmodel = "demo"\n'
             f"forget = {strings(map(text, forget))}anchors = {strings(map(text, anchors))}"
             f"retain = {strings([''] + [text(s) for s in retain])}\n"
             f"[verify]\nforget = {strings(map(text, verify_forget))}synonyms = {strings(map(text, verify_synonyms))}"

@@ -28,6 +28,9 @@ use std::sync::Arc;
 const ACCEPTED: &str = "a model is either \"demo\" (the small model in this program), OWNER/NAME on the Hugging Face Hub, \
                         a folder in diffusers' layout (with a model_index.json), or a single file (.safetensors)";
 
+/// The model that is taken where none is named: Stable Diffusion 1.4.
+pub const DEFAULT_MODEL: &str = "CompVis/stable-diffusion-v1-4";
+
 /// How a model is looked for.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Lookup {

@@ -41,6 +41,26 @@ fn nothing_at_all_is_answered_with_help() {
     refused(&[], &["Usage: erase-concept", "--concept"]);
 }
 
+/// The demo's concepts are erased from the demo, all others from Stable Diffusion 1.4 (which is not here).
+#[test]
+fn where_no_model_is_named_the_concept_decides() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| {
+        let mut command = program(&folder);
+        command.env("HF_HOME", folder.path()).env_remove("HF_HUB_CACHE").env_remove("HUGGINGFACE_HUB_CACHE");
+        command.args(args).args(["--dry-run", "--offline"]).assert()
+    };
+    run(&["--concept", "star"]).code(0).stdout(contains("from demo"));
+    let sd = "CompVis/stable-diffusion-v1-4: nothing is fetched (offline)";
+    run(&["--concept", "nudity"]).code(2).stderr(contains(sd).and(contains("--model demo")));
+    run(&["--concept", "a unicorn", "--kind", "object"]).code(2).stderr(contains(sd));
+    let both = ["--concept", "star", "--concept", "nudity"];
+    run(&both).code(2).stderr(contains("«star» is made for demo, «nudity» for CompVis").and(contains("--model")));
+    let mut sample = program(&folder);
+    sample.env("HF_HOME", folder.path()).env_remove("HF_HUB_CACHE").env_remove("HUGGINGFACE_HUB_CACHE");
+    sample.args(["sample", "--prompt", "x", "--offline"]).assert().code(2).stderr(contains(sd));
+}
+
 #[test]
 fn wrong_flags_are_refused() {
     refused(&["--concpt", "star"], &["--concpt", "--concept"]);
@@ -72,8 +92,22 @@ fn errors_are_json_too_when_asked_for() {
 #[test]
 fn sample_writes_pictures_that_say_how_they_were_made() {
     let folder = tempfile::tempdir().unwrap();
-    let args =
-        ["sample", "--prompt", "a red star ✓", "-n", "2", "--seed", "7", "--steps", "2", "--output", "out", "--json"];
+    let args = [
+        "sample",
+        "--model",
+        "demo",
+        "--prompt",
+        "a red star ✓",
+        "-n",
+        "2",
+        "--seed",
+        "7",
+        "--steps",
+        "2",
+        "--output",
+        "out",
+        "--json",
+    ];
     let output = program(&folder).args(args).assert().code(0).stderr("").get_output().stdout.clone();
     let last: serde_json::Value =
         serde_json::from_str(String::from_utf8(output).unwrap().lines().last().unwrap()).unwrap();
@@ -96,7 +130,7 @@ fn sample_writes_pictures_that_say_how_they_were_made() {
     assert_ne!(read("out/00000_7.png"), read("out/00001_8.png"));
 
     let before = read("out/00000_7.png");
-    let full = ["sample", "--prompt", "x", "--steps", "2", "--output", "out"];
+    let full = ["sample", "--model", "demo", "--prompt", "x", "--steps", "2", "--output", "out"];
     program(&folder).args(full).assert().code(2).stderr(contains("--overwrite"));
     assert_eq!(read("out/00000_7.png"), before);
     program(&folder).args(full).arg("--overwrite").assert().code(0).stdout(contains("1 picture in out"));
@@ -107,7 +141,10 @@ fn sample_writes_pictures_that_say_how_they_were_made() {
 fn an_image_can_be_made_again_alone() {
     let folder = tempfile::tempdir().unwrap();
     let sample = |seed: &str, count: &str, output: &str| {
-        let flags = ["sample", "--prompt", "a star", "--steps", "2", "--seed", seed, "-n", count, "--output", output];
+        let flags = [
+            "sample", "--model", "demo", "--prompt", "a star", "--steps", "2", "--seed", seed, "-n", count, "--output",
+            output,
+        ];
         program(&folder).args(flags).assert().code(0);
     };
     sample("5", "3", "three");

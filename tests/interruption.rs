@@ -225,7 +225,8 @@ fn long_stages_stop_within_a_step() {
     let ended = stopped(&tiny, &args, "-INT", third);
     assert_eq!(ended.status.code(), Some(130), "{}", ended.stderr);
 
-    let sample = ["sample", "-n", "64", "--prompt", "a star", "--steps", "900", "--output", "samples/out"];
+    let sample =
+        ["sample", "--model", "demo", "-n", "64", "--prompt", "a star", "--steps", "900", "--output", "samples/out"];
     let began = Instant::now();
     let ended = stopped(&tiny, &sample, "-INT", stage("rendering"));
     assert_eq!(ended.status.code(), Some(130), "{}", ended.stderr);
@@ -265,8 +266,21 @@ fn a_second_signal_ends_at_once_and_cleans_up() {
     let tiny = Tiny::new();
     let before = tree(tiny.root());
     for wait in [0, 20, 50, 100, 200, 300, 400, 500] {
-        let args =
-            ["sample", "-n", "256", "--batch-size", "256", "--steps", "3", "--prompt", "star", "--output", "deep/out"];
+        let args = [
+            "sample",
+            "--model",
+            "demo",
+            "-n",
+            "256",
+            "--batch-size",
+            "256",
+            "--steps",
+            "3",
+            "--prompt",
+            "star",
+            "--output",
+            "deep/out",
+        ];
         let mut child = tiny.spawn(&[&args[..], &["--json"]].concat());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap().contains("rendering")));
@@ -293,7 +307,10 @@ fn a_reader_that_goes_away_is_nobodys_problem() {
     assert!(tiny.root().join("out/report.json").exists());
 
     // neither does a closed stderr keep Ctrl-C from working
-    let sample = ["sample", "-n", "64", "--prompt", "a star", "--steps", "900", "--output", "samples", "--json"];
+    let sample = [
+        "sample", "--model", "demo", "-n", "64", "--prompt", "a star", "--steps", "900", "--output", "samples",
+        "--json",
+    ];
     let mut child = tiny.spawn(&sample);
     drop(child.stderr.take());
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

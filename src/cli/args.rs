@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 const AFTER: &str = "\
 Examples:
+  erase-concept --concept nudity                Stable Diffusion 1.4, from the Hugging Face Hub
   erase-concept --concept star                  the built-in demo model, about a minute or two
-  erase-concept --concept my.toml --output out  a concept file of your own
+  erase-concept --concept my.toml --model file.safetensors --output out
   erase-concept --concept star --concept ring   two at once
   erase-concept sample --model out --prompt \"a red star\" --num-images 4
 
-Exit codes: 0 done, 1 done but a limit that you set (--max-rate) is missed, 2 could not run, 130 interrupted.";
+Exit codes: 0 done, 1 done but the answer is no (a limit such as --max-rate is missed), 2 could not run, 130 interrupted.";
 
 /// Remove a concept from the weights of a Stable Diffusion model, and show that it is gone and the rest still there
 ///
@@ -99,8 +100,8 @@ pub struct BenchArgs {
     /// Seeds, comma-separated
     #[arg(long, value_delimiter = ',', value_name = "N,...", default_value = "0", help_heading = "What to compare")]
     pub seeds: Vec<u64>,
-    /// «demo», OWNER/NAME on the Hugging Face Hub, or a folder in diffusers' layout
-    #[arg(short, long, default_value = "demo", value_name = "NAME|DIR", help_heading = "Model and result")]
+    /// As for erasing
+    #[arg(short, long, default_value = "demo", value_name = "NAME|DIR|FILE", help_heading = "Model and result")]
     pub model: String,
     /// How a model of the Hub is looked for.
     #[command(flatten)]
@@ -213,10 +214,10 @@ pub struct SampleArgs {
 /// The model and the seed.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// «demo» (built in, a toy world of shapes), OWNER/NAME on the Hugging Face Hub, a folder in diffusers' layout, or a single
-    /// file (.safetensors)
-    #[arg(short, long, default_value = "demo", value_name = "NAME|DIR|FILE", help_heading = "Model and result")]
-    pub model: String,
+    /// OWNER/NAME on the Hugging Face Hub, a folder (diffusers' layout), a single file, or «demo» (built in, a toy world of
+    /// shapes) [default: CompVis/stable-diffusion-v1-4; demo for its own concepts, such as star]
+    #[arg(short, long, value_name = "NAME|DIR|FILE", help_heading = "Model and result")]
+    pub model: Option<String>,
     /// How it is looked for.
     #[command(flatten)]
     pub hub: HubArgs,
@@ -236,7 +237,7 @@ pub struct HubArgs {
     #[arg(long)]
     pub offline: bool,
     /// Read a single file that is a PyTorch pickle (.ckpt) too; nothing in it is run
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub allow_pickle: bool,
 }
 
@@ -247,10 +248,10 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "N", help_heading = "Sampling")]
     pub steps: Option<usize>,
     /// How strongly a picture follows its prompt; 1 switches guidance off
-    #[arg(long, value_name = "X", help_heading = "Sampling")]
+    #[arg(long, value_name = "X", help_heading = "Sampling", hide_short_help = true)]
     pub guidance_scale: Option<f64>,
     /// ddim, pndm, dpmpp_2m, euler or lms
-    #[arg(long, value_name = "NAME", help_heading = "Sampling")]
+    #[arg(long, value_name = "NAME", help_heading = "Sampling", hide_short_help = true)]
     pub scheduler: Option<String>,
 }
 
@@ -275,7 +276,7 @@ pub struct MethodArgs {
     #[arg(long, value_name = "X")]
     pub learning_rate: Option<f64>,
     /// Weight of the forget term
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", hide_short_help = true)]
     pub lambda: Option<f64>,
     /// Rows of a training batch
     #[arg(long, value_name = "N", hide_short_help = true)]
@@ -326,7 +327,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "FRACTION")]
     pub max_rate: Option<f64>,
     /// The same for pictures of its synonyms
-    #[arg(long, value_name = "FRACTION")]
+    #[arg(long, value_name = "FRACTION", hide_short_help = true)]
     pub max_synonym_rate: Option<f64>,
     /// Pictures of the concept, before and after
     #[arg(long, value_name = "N", default_value_t = 96)]

@@ -1,6 +1,7 @@
 //! `--concept` and `--preserve`: what to erase and what must stay.
 
 use crate::concept::{Concept, Kind};
+use crate::hub::DEFAULT_MODEL;
 use crate::{Error, Result};
 use std::path::{MAIN_SEPARATOR, Path};
 
@@ -22,6 +23,25 @@ pub(super) fn concept(names: &[String], kind: Option<Kind>, preserve: &[String])
         _ => Concept::resolve(name, kind),
     });
     Concept::together(concepts.collect::<Result<_>>()?, preserve)
+}
+
+/// The model where none is named: that which the concepts are made for.
+///
+/// # Errors
+/// If they are made for different ones.
+pub(super) fn default_model(concept: &Concept) -> Result<String> {
+    let made_for = |one: &Concept| one.model.clone().unwrap_or_else(|| DEFAULT_MODEL.into());
+    let first = &concept.each()[0];
+    let model = made_for(first);
+    match concept.each().iter().find(|other| made_for(other) != model) {
+        None => Ok(model),
+        Some(other) => Err(Error::usage(format!(
+            "«{}» is made for {model}, «{}» for {}; say which model with --model, or erase one of them",
+            first.name,
+            other.name,
+            made_for(other)
+        ))),
+    }
 }
 
 /// What `--preserve` names: texts as they are, and the lines of files.

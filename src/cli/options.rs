@@ -2,14 +2,14 @@
 
 use super::args::{BenchArgs, EraseArgs, HubArgs, MethodArgs, RunArgs, SampleArgs, SamplingArgs, VerifyArgs};
 use super::checks::{at_least_one, check_output, fraction, model_name, precision};
-use super::concepts::{concept, preserve};
+use super::concepts::{concept, default_model, preserve};
 use super::output::Style;
 use crate::bench::Grid;
 use crate::checkpoint::Precision;
 use crate::concept::{Concept, Kind, nearest};
 use crate::diffusion::Sampler;
 use crate::erase::memory::Budget;
-use crate::hub::Lookup;
+use crate::hub::{DEFAULT_MODEL, Lookup};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -303,7 +303,7 @@ impl TryFrom<&EraseArgs> for EraseOptions {
                 args.preset
             )));
         }
-        let (model, seed) = (args.model.model.clone(), args.model.seed);
+        let (model, seed) = (args.model.model.clone().map_or_else(|| default_model(&concept), Ok)?, args.model.seed);
         let output = args.output.clone().unwrap_or_else(|| {
             PathBuf::from("erased").join(format!("{}-{}-s{seed}", concept.slug(), model_name(&model)))
         });
@@ -384,7 +384,7 @@ impl TryFrom<&SampleArgs> for SampleOptions {
         if args.eta > 0.0 && sampling.sampler != Some(Sampler::Ddim) {
             return Err(Error::usage("--eta is a setting of DDIM; add --scheduler ddim"));
         }
-        let (model, seed) = (args.model.model.clone(), args.model.seed);
+        let (model, seed) = (args.model.model.clone().unwrap_or_else(|| DEFAULT_MODEL.into()), args.model.seed);
         let output = args.output.clone();
         if let Some(output) = &output {
             check_output(output, args.overwrite, [("--model", Some(Path::new(&model))), ("--cache", None)])?;

@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn image_i_has_the_seed_s_plus_i_over_all_prompts() {
-        let options = options(&["--prompt", "a", "--prompt", "b", "-n", "2", "--seed", "41"]);
+        let options = options(&["--model", "demo", "--prompt", "a", "--prompt", "b", "-n", "2", "--seed", "41"]);
         let found: Vec<_> = pictures(&options).into_iter().map(|p| (p.prompt.to_string(), p.seed, p.file)).collect();
         let expected = [
             ("a", 41, "00000_41.png"),

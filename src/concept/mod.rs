@@ -67,6 +67,10 @@ pub struct Concept {
     pub name: String,
     /// What sort of thing it is.
     pub kind: Kind,
+    /// The model whose world its prompts are about, if they are about one alone: `demo`. No outcome depends on it, so that it is
+    /// not in what outcomes are known by.
+    #[serde(default, skip_serializing)]
+    pub model: Option<String>,
     /// Training prompts that show the concept.
     pub forget: Vec<String>,
     /// `anchors[i]` is `forget[i]` with something else in the concept's place.

@@ -184,6 +184,7 @@ fn join(mut parts: Vec<Concept>) -> Result<Concept> {
     Ok(Concept {
         name: names.join(" + "),
         kind: if content { Kind::Content } else { parts[0].kind },
+        model: None,
         verify: Verify {
             forget: all(|part| &part.verify.forget),
             synonyms: all(|part| &part.verify.synonyms),

@@ -147,6 +147,7 @@ pub(super) fn concept(text: &str, kind: Kind) -> Concept {
     Concept {
         name: text.to_string(),
         kind,
+        model: None,
         forget,
         anchors,
         retain,
