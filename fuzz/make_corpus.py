@@ -50,12 +50,32 @@ PROMPTS = {
 }
 
 
+def text(word):
+    return b"X" + struct.pack("<I", len(word)) + word
+
+
+TENSOR = (b"ctorch._utils\n_rebuild_tensor_v2\n((" + text(b"storage") + b"ctorch\nFloatStorage\n" + text(b"0") + text(b"cpu")
+          + b"K\x04tQK\x00K\x02K\x02\x86K\x02K\x01\x86\x89ccollections\nOrderedDict\n)RtR")
+PICKLE = {
+    "data": b"\x80\x02}q\x00(" + text(b"w") + TENSOR + b"u.",
+    "nested": b"\x80\x02}(" + text(b"state_dict") + b"}(" + text(b"w") + TENSOR + b"uu.",
+    "call": b"\x80\x02cposix\nsystem\n" + text(b"true") + b"\x85R.",
+    "number": b"\x80\x02K\x01.",
+    "deep": b"\x80\x02" + b"]" * 100 + b"a" * 99 + b".",
+    "memo": b"\x80\x02]q\x00h\x00h\x00\x86q\x01h\x01h\x01\x86q\x02h\x02h\x02\x86.",
+    "bomb": b"\x80\x02)" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(60)) + b".",
+    "empty": b"",
+}
+
+
 def main():
-    for name, files in {"safetensors": SAFETENSORS, "prompts": PROMPTS}.items():
+    for name, files in {"safetensors": SAFETENSORS, "pickle": PICKLE, "prompts": PROMPTS}.items():
         folder = HERE / "corpus" / name
         folder.mkdir(parents=True, exist_ok=True)
         for stem, content in files.items():
             (folder / stem).write_bytes(content if isinstance(content, bytes) else content.encode())
+    archive = ROOT / "tests/fixtures/single_file/torch.ckpt"
+    (HERE / "corpus" / "pickle" / "torch").write_bytes(archive.read_bytes())
     folder = HERE / "corpus" / "concept"
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("star", "red"):

@@ -13,12 +13,19 @@ pub const SLACK: usize = 1 << 20;
 /// The same for a concept file: the TOML parser takes 18 bytes for one of a usual file. So such files may not be large.
 const CONCEPT_SLACK: usize = 24 << 20;
 
+/// The same for a pickle: values may be copied two million times in all.
+const PICKLE_SLACK: usize = 256 << 20;
+
 /// A fuzzer's name, what it calls, and what that may take beyond twice its input.
 pub type Target = (&'static str, fn(&[u8]), usize);
 
 /// All fuzzers.
-pub const TARGETS: [Target; 3] =
-    [("safetensors", safetensors, SLACK), ("concept", concept, CONCEPT_SLACK), ("prompts", prompts, SLACK)];
+pub const TARGETS: [Target; 4] = [
+    ("safetensors", safetensors, SLACK),
+    ("pickle", pickle, PICKLE_SLACK),
+    ("concept", concept, CONCEPT_SLACK),
+    ("prompts", prompts, SLACK),
+];
 
 /// What the fuzzer of this name does with an input.
 pub fn run(name: &str, data: &[u8]) {
@@ -29,6 +36,12 @@ pub fn run(name: &str, data: &[u8]) {
 /// The header of a safetensors file, and what kind of file its tensors make it.
 pub fn safetensors(data: &[u8]) {
     let _ = checkpoint::read_header(data);
+}
+
+/// A PyTorch checkpoint: an archive, or, so that a fuzzer need not guess checksums, the `data.pkl` of one.
+pub fn pickle(data: &[u8]) {
+    let _ = checkpoint::single_file::read_pickle(data);
+    let _ = checkpoint::single_file::read_pickle_alone(data);
 }
 
 /// A concept file.

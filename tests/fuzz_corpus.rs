@@ -10,7 +10,7 @@ use erase_concept::fuzzing::{self, Counting};
 static ALLOCATOR: Counting = Counting;
 
 /// Damages of each file of a corpus.
-const DAMAGES: usize = 300;
+const DAMAGES: usize = 100;
 
 fn damaged(bytes: &[u8], random: &mut Generator) -> Vec<u8> {
     let mut bytes = bytes.to_vec();

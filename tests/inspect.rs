@@ -4,6 +4,7 @@
 mod common;
 
 use common::tiny::{TEXT, Tiny, UNET, VAE};
+use erase_concept::checkpoint::single_file::write_single_file;
 use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::{Value, json};
@@ -239,4 +240,27 @@ print(out.decode())";
     let peak = peak.parse::<u64>().unwrap() << 10;
     println!("{} MiB for two files of {} MiB", peak >> 20, BYTES >> 20);
     assert!(peak < BYTES * 3 / 4, "{} MiB", peak >> 20);
+}
+
+/// The names differ, the tensors do not.
+#[test]
+fn a_folder_is_compared_with_the_single_file_that_it_came_from() {
+    let tiny = Tiny::new();
+    let file = tiny.root().join("model.safetensors");
+    let files = erase_concept::checkpoint::ModelFiles::Folder(tiny.root().join("model"));
+    write_single_file(&files, &file, &Default::default()).unwrap();
+    let difference = |what: &str, base: &str| inspect(&tiny, &[what, "--base", base])["difference"].clone();
+    let same = difference("model", "model.safetensors");
+    let expected = inspect(&tiny, &["model"])["count"]["tensors"].as_u64().unwrap();
+    assert_eq!((&same["same"], &same["changed"]), (&json!(expected), &json!([])), "{same}");
+    let name = tiny.poke(UNET, 0.25);
+    for (what, base) in [("model", "model.safetensors"), ("model.safetensors", "model")] {
+        let found = difference(what, base);
+        assert_eq!(found["changed"][0]["name"], format!("unet/{name}"), "{what}: {found}");
+        assert_eq!((&found["changed"][0]["changed"], &found["same"]), (&json!(1), &json!(expected - 1)));
+        assert_eq!((&found["missing"], &found["added"]), (&json!([]), &json!([])));
+    }
+    // two single files by their own names
+    let alike = difference("model.safetensors", "model.safetensors");
+    assert!(alike["same"].as_u64().unwrap() > 0 && alike["changed"] == json!([]));
 }

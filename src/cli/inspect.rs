@@ -4,13 +4,14 @@ use super::ExitCode;
 use super::document::{bytes, print, print_json, table, thousands};
 use super::output::Display;
 use crate::checkpoint::inspect::{Count, Difference, FileFacts, Weights};
-use crate::checkpoint::{ModelFiles, base_sha256};
+use crate::checkpoint::{ModelFiles, SingleFile, base_sha256};
 use crate::progress::{Event, Progress, Silent};
 use crate::{Error, Result, hub};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Version of the layout of `--json`; rises when a field changes its meaning or goes away.
 const SCHEMA: &str = "erase-concept.inspect/1";
@@ -88,7 +89,9 @@ pub fn run(options: &InspectOptions, display: &mut Display) -> Result<ExitCode> 
 /// A model's files if it is a folder (or built in), and its weights.
 fn open(path: &Path) -> Result<(Option<ModelFiles>, Weights)> {
     if path.is_file() {
-        return Ok((None, Weights::of_file(path)?));
+        // what is no whole model is looked at all the same
+        let single = SingleFile::open(path).ok().map(|file| ModelFiles::Single(Arc::new(file)));
+        return Ok((None, single.map_or_else(|| Weights::of_file(path), |files| Weights::of_model(&files))?));
     }
     if path.is_dir() && !path.join("model_index.json").is_file() {
         let what = "a folder without a model_index.json; name a folder in diffusers' layout, or one file of weights";

@@ -94,7 +94,9 @@ impl Sums {
 /// # Errors
 /// If they have no tensor of the same name, or the user interrupts.
 pub(super) fn compare(new: &Weights, base: &Weights) -> Result<Difference> {
-    let (ours, theirs) = (new.tensors()?, base.tensors()?);
+    // a single file and a folder are compared by the folder's names
+    let as_folder = new.parts.is_empty() != base.parts.is_empty();
+    let (ours, theirs) = (new.tensors(as_folder)?, base.tensors(as_folder)?);
     let (ours, theirs) = same_naming(ours, theirs);
     let mut out = Difference {
         missing: theirs.keys().filter(|name| !ours.contains_key(*name)).cloned().collect(),

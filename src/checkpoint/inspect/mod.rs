@@ -10,6 +10,7 @@ pub use recognise::{Recognised, Shapes, recognise};
 
 use super::files::{Bytes, ModelFiles};
 use super::malformed::parse;
+use super::single_file::TensorFile;
 use crate::{Error, Result};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -72,6 +73,8 @@ pub struct Weights {
     pub path: PathBuf,
     /// For each file: its path within the folder (its name, if it is alone), what its tensors' names begin with, its content.
     files: Vec<(String, String, Bytes)>,
+    /// Of a single-file checkpoint: what each component's names begin with, and its tensors by the names that a folder has.
+    parts: Vec<(String, TensorFile)>,
 }
 
 impl Weights {
@@ -84,7 +87,7 @@ impl Weights {
         let name = name.ok_or_else(|| Error::file(path, "not the name of a file"))?;
         let files = ModelFiles::Folder(path.parent().unwrap_or(Path::new("")).to_path_buf());
         let bytes = files.map(&name)?;
-        Ok(Self { path: path.to_path_buf(), files: vec![(name, String::new(), bytes)] })
+        Ok(Self { path: path.to_path_buf(), files: vec![(name, String::new(), bytes)], parts: Vec::new() })
     }
 
     /// Maps the safetensors files of a model in diffusers' layout, but not those that are left out when it is saved.
@@ -94,7 +97,7 @@ impl Weights {
     pub fn of_model(files: &ModelFiles) -> Result<Self> {
         let path = match files {
             ModelFiles::Folder(root) => root.clone(),
-            ModelFiles::Single(file) => return Self::of_file(file.path()),
+            ModelFiles::Single(file) => return Self::of_single(files, file.path()),
             ModelFiles::Embedded { name, .. } => PathBuf::from(name),
         };
         let weights = files.list()?.into_iter().filter(|rel| rel.ends_with(".safetensors"));
@@ -102,7 +105,16 @@ impl Weights {
             let component = rel.split_once('/').map_or("", |(component, _)| component);
             Ok((rel.clone(), format!("{component}/"), files.map(&rel)?))
         };
-        Ok(Self { path, files: weights.map(map).collect::<Result<_>>()? })
+        Ok(Self { path, files: weights.map(map).collect::<Result<_>>()?, parts: Vec::new() })
+    }
+
+    fn of_single(files: &ModelFiles, path: &Path) -> Result<Self> {
+        let mut weights = Self::of_file(path)?;
+        for rel in files.list()?.into_iter().filter(|rel| rel.ends_with(".safetensors")) {
+            let component = rel.split_once('/').map_or("", |(component, _)| component);
+            weights.parts.push((format!("{component}/"), TensorFile::open(files, &rel)?));
+        }
+        Ok(weights)
     }
 
     /// Bytes of all files.
@@ -128,8 +140,15 @@ impl Weights {
         compare::compare(self, base)
     }
 
-    fn tensors(&self) -> Result<BTreeMap<String, TensorView<'_>>> {
+    /// Every tensor by name; of a single file, by the names that it has, or by those that a folder `as_folder` would have.
+    fn tensors(&self, as_folder: bool) -> Result<BTreeMap<String, TensorView<'_>>> {
         let mut all = BTreeMap::new();
+        if as_folder && !self.parts.is_empty() {
+            for (prefix, part) in &self.parts {
+                all.extend(part.tensors()?.into_iter().map(|(name, view)| (format!("{prefix}{name}"), view)));
+            }
+            return Ok(all);
+        }
         for (rel, prefix, bytes) in &self.files {
             let parsed = parse(bytes).map_err(|what| Error::file(self.describe(rel), what))?;
             for (name, view) in parsed.tensors() {
@@ -145,6 +164,7 @@ impl Weights {
 
     fn release(&self, part: &[u8]) {
         self.files.iter().for_each(|(.., bytes)| bytes.release(part));
+        self.parts.iter().for_each(|(_, file)| file.release(part));
     }
 }
 

@@ -107,6 +107,22 @@ impl<'a> Tensors<'a> {
     }
 }
 
+/// The number of tensors in a PyTorch checkpoint: all that is read of it without its numbers.
+///
+/// # Errors
+/// In words: what is wrong with it.
+pub fn read_pickle(bytes: &[u8]) -> std::result::Result<usize, String> {
+    Ok(pickle::tensors(bytes)?.len())
+}
+
+/// As [`read_pickle`], for the `data.pkl` of such a checkpoint.
+///
+/// # Errors
+/// In words: what is wrong with it.
+pub fn read_pickle_alone(bytes: &[u8]) -> std::result::Result<(), String> {
+    pickle::read(bytes)
+}
+
 impl SingleFile {
     /// Reads the header of a safetensors file.
     ///

@@ -174,7 +174,7 @@ fn memory(warnings: &mut Vec<String>, problems: &mut Vec<String>) -> Memory {
 }
 
 fn hub_cache(warnings: &mut Vec<String>) -> Option<HubCache> {
-    let Some(path) = system::hub_cache() else {
+    let Some(path) = hub::Hub::from_environment().ok().map(|hub| hub.cache) else {
         warnings.push("no place for the Hub's cache: set HF_HOME to a folder".into());
         return None;
     };

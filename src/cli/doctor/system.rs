@@ -43,16 +43,6 @@ fn existing(path: &Path) -> PathBuf {
     there.map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
-/// Where the Hub's files are kept: as `huggingface_hub` has it.
-pub(super) fn hub_cache() -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = || variable("HOME").or_else(|| variable("USERPROFILE")).map(|home| home.join(".cache"));
-    variable("HF_HUB_CACHE").or_else(|| variable("HUGGINGFACE_HUB_CACHE")).or_else(|| {
-        let hugging_face = || Some(variable("XDG_CACHE_HOME").or_else(home)?.join("huggingface"));
-        Some(variable("HF_HOME").or_else(hugging_face)?.join("hub"))
-    })
-}
-
 /// Models in the Hub's cache, and bytes of all files there (links are not followed: they lead to files that are counted).
 pub(super) fn contents(cache: &Path) -> (usize, u64) {
     let names = |folder: &Path| -> Vec<PathBuf> {

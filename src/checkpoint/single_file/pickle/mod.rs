@@ -80,6 +80,11 @@ pub(super) fn tensors(bytes: &[u8]) -> Result<BTreeMap<String, Place>, String> {
     Ok(tensors)
 }
 
+/// Reads a `data.pkl` alone.
+pub(super) fn read(bytes: &[u8]) -> Result<(), String> {
+    state_dict(machine::read(bytes)?)?.iter().filter_map(|(_, value)| view(value)).try_for_each(|view| view.map(drop))
+}
+
 /// The dictionary of tensors, which may lie in another under `state_dict`.
 fn state_dict(mut object: Object) -> Result<Vec<(Object, Object)>, String> {
     for _ in 0..NESTED {
