@@ -152,9 +152,15 @@ fn what_makes_no_sense_is_refused_before_any_work() {
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
     // a kind is for those that need one
-    let both =
-        ["--concept", "star", "--concept", "gnome", "--kind", "identity", "--preserve", "cross", "--dry-run", "--json"];
-    let output = program(folder.path()).args(both).assert().code(0).get_output().stdout.clone();
+    let both = ["--concept", "star", "--concept", "gnome", "--kind", "identity", "--preserve", "cross"];
+    let output = program(folder.path())
+        .args(both)
+        .args(["--model", "demo", "--dry-run", "--json"])
+        .assert()
+        .code(0)
+        .get_output()
+        .stdout
+        .clone();
     let last: Value = serde_json::from_str(String::from_utf8(output).unwrap().lines().last().unwrap()).unwrap();
     assert_eq!(last["result"]["concepts"], serde_json::json!(["star", "gnome"]));
     assert_eq!(last["result"]["preserve"], serde_json::json!(["cross"]));
