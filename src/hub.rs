@@ -108,7 +108,7 @@ pub fn find(name: &str, lookup: &Lookup, progress: &mut dyn Progress) -> Result<
         return local(demo());
     }
     if let Some(name) = name.strip_prefix(fake::PREFIX) {
-        return local(ModelFiles::Folder(fake::folder(name)?));
+        return local(fake::files(name)?);
     }
     let path = Path::new(name);
     let problem = if !name.is_empty() && path.join("model_index.json").is_file() {

@@ -1,11 +1,13 @@
-//! Models of real sizes with made-up weights, for measuring memory and time without a download: `fake:sd14`.
+//! Models of real sizes with made-up weights, for measuring memory and time without a download: `fake:sd14`, as a single file
+//! `fake:sd14-single`.
 //!
 //! The weights follow a rule that any language can repeat (`make_goldens.py`'s `made_up`), so that what the network computes
 //! can be compared with PyTorch's at full size. A made-up model is written once, as a folder in diffusers' layout, and
 //! from then on is a model like any other.
 
 use super::demo;
-use crate::checkpoint::{OutputFolder, Precision, write_file, write_safetensors};
+use crate::checkpoint::single_file::write_single_file;
+use crate::checkpoint::{ModelFiles, OutputFolder, Precision, SingleFile, write_file, write_safetensors};
 use crate::diffusion::Generator;
 use crate::nn::{ParamStore, Shapes};
 use crate::progress::check_interrupted;
@@ -17,6 +19,7 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What such a model's name begins with.
 pub(super) const PREFIX: &str = "fake:";
@@ -24,11 +27,27 @@ pub(super) const PREFIX: &str = "fake:";
 /// Changes whenever the files would.
 const VERSION: &str = "v1";
 
-/// The folder of the made-up model `name` (without the prefix), written if it is not there yet.
+/// The made-up model `name` (without the prefix): a folder, or `NAME-single`, a single file.
 ///
 /// # Errors
 /// If there is no such model, or it cannot be written.
-pub(super) fn folder(name: &str) -> Result<PathBuf> {
+pub(super) fn files(name: &str) -> Result<ModelFiles> {
+    let Some(name) = name.strip_suffix("-single") else { return Ok(ModelFiles::Folder(folder(name)?)) };
+    let folder = folder(name)?;
+    let path = folder.with_extension("safetensors");
+    if !path.is_file() {
+        let partial = path.with_extension("partial");
+        write_single_file(&ModelFiles::Folder(folder), &partial, &BTreeMap::new())?;
+        std::fs::rename(&partial, &path).map_err(Error::io(&path))?;
+    }
+    Ok(ModelFiles::Single(Arc::new(SingleFile::open(&path)?)))
+}
+
+/// The folder of the made-up model `name`, written if it is not there yet.
+///
+/// # Errors
+/// If there is no such model, or it cannot be written.
+fn folder(name: &str) -> Result<PathBuf> {
     if name != "sd14" {
         return Err(Error::usage(format!("--model \"{PREFIX}{name}\" is not known; there is {PREFIX}sd14")));
     }
