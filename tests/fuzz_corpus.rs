@@ -9,7 +9,7 @@ use erase_concept::fuzzing::{self, Counting};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Damages of each file of a corpus.
+/// Damages of each file of a corpus; `FUZZ_DAMAGES` asks for more, `FUZZ_TARGET` for those of one fuzzer alone.
 const DAMAGES: usize = 100;
 
 fn damaged(bytes: &[u8], random: &mut Generator) -> Vec<u8> {
@@ -35,15 +35,24 @@ fn damaged(bytes: &[u8], random: &mut Generator) -> Vec<u8> {
 fn every_file_and_its_damages_are_read_without_a_panic_and_in_little_memory() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     let mut random = Generator::new(1);
+    let variable = |name: &str| std::env::var(name).ok();
+    let damages = variable("FUZZ_DAMAGES").map_or(DAMAGES, |number| number.parse().unwrap());
+    let target = variable("FUZZ_TARGET");
     for (name, read, slack) in fuzzing::TARGETS {
+        if target.as_ref().is_some_and(|target| target != name) {
+            continue;
+        }
+        let mut inputs = 0;
         let mut files: Vec<_> = std::fs::read_dir(root.join(name)).unwrap().map(|f| f.unwrap().path()).collect();
         files.sort();
         assert!(files.len() >= 3, "{name} has a corpus");
         for file in files {
             let bytes = std::fs::read(&file).unwrap();
             fuzzing::measured(&bytes, read, slack);
-            (0..DAMAGES).for_each(|_| fuzzing::measured(&damaged(&bytes, &mut random), read, slack));
+            (0..damages).for_each(|_| fuzzing::measured(&damaged(&bytes, &mut random), read, slack));
+            inputs += damages;
         }
+        println!("{name}: {inputs} inputs");
     }
     fuzzing::measured(&hostile(), fuzzing::safetensors, fuzzing::SLACK);
     fuzzing::measured("a=[".repeat(1 << 20).as_bytes(), fuzzing::concept, fuzzing::SLACK);
