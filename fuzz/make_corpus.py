@@ -50,6 +50,16 @@ PROMPTS = {
 }
 
 
+SMALL = ("name = 'old car'\nkind = 'style'\nforget = ['a car', \"cars\"]\nanchors = ['a tree', 'trees']\nretain = ['', 'a house']\n"
+         "[verify]\nforget = ['my car']\nsynonyms = []\nretain = [{ prompt = 'a bus', labels = ['shape: bus'] }]\n[detect]\nlabels = []\n")
+CONCEPT = {
+    "small": SMALL,
+    "object": SMALL.replace("old car", "x").replace("style", "object").replace("labels = []", 'labels = ["shape: x"]'),
+    "inline": 'name = "a"\nkind = "identity"\nforget = ["b"]\nanchors = ["c"]\nretain = ["d"]\n'
+              'verify = { forget = ["e"], retain = [{ prompt = "f" }] }\ndetect = { labels = [] }\n',
+}
+
+
 def text(word):
     return b"X" + struct.pack("<I", len(word)) + word
 
@@ -80,10 +90,8 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("star", "red"):
         (folder / name).write_text((ROOT / "prompts" / f"{name}.toml").read_text(encoding="utf-8"), encoding="utf-8")
-    (folder / "small").write_text(
-        "name = 'old car'\nkind = 'style'\nforget = ['a car', \"cars\"]\nanchors = ['a tree', 'trees']\nretain = ['', 'a house']\n"
-        "[verify]\nforget = ['my car']\nsynonyms = []\nretain = [{ prompt = 'a bus', labels = ['shape: bus'] }]\n[detect]\nlabels = []\n",
-        encoding="utf-8")
+    for stem, content in CONCEPT.items():
+        (folder / stem).write_text(content, encoding="utf-8")
 
 
 if __name__ == "__main__":
