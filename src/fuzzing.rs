@@ -3,9 +3,8 @@
 use crate::audit::PromptRows;
 use crate::checkpoint;
 use crate::concept::Concept;
-use std::alloc::{GlobalAlloc, Layout, System};
+use crate::counting;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What reading may take beyond twice the file, in bytes: messages, tables of the parsers, a file of a few bytes that names
 /// as many things as it has bytes.
@@ -60,33 +59,10 @@ pub fn prompts(data: &[u8]) {
     }
 }
 
-/// The system's allocator, counting.
-pub struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: passes everything on.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: as the caller says.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller says.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-/// Calls `read`; panics if it takes more memory than twice `data` and `slack`. The program's allocator must be [`Counting`].
+/// Calls `read`; panics if it takes more memory than twice `data` and `slack`. The program's allocator must be
+/// [`counting::Counting`].
 pub fn measured(data: &[u8], read: impl FnOnce(&[u8]), slack: usize) {
-    let before = LIVE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
-    read(data);
-    let taken = PEAK.load(Ordering::Relaxed).saturating_sub(before);
+    let before = counting::live();
+    let taken = counting::peak_of(|| read(data)).saturating_sub(before);
     assert!(taken <= 2 * data.len() + slack, "{taken} bytes of memory for {} bytes of input", data.len());
 }

@@ -13,6 +13,7 @@ mod snapshot;
 mod transfer;
 mod verify;
 
+pub(crate) use cache::free_space;
 pub use environment::{Hub, progress_bars_are_disabled};
 pub use fetch::Origin;
 

@@ -38,6 +38,8 @@ pub mod bench;
 pub mod checkpoint;
 pub mod cli;
 pub mod concept;
+#[doc(hidden)]
+pub mod counting;
 pub mod diffusion;
 pub mod erase;
 pub mod error;

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::tiny::{Tiny, UNET};
+use common::tiny::{Tiny, UNET, replaced};
 use common::{fixture, original, repository};
 use erase_concept::checkpoint::single_file::write_single_file;
 use erase_concept::checkpoint::{ModelFiles, SingleFile, write_safetensors};
@@ -106,13 +106,7 @@ fn a_damaged_file_is_named_and_nothing_is_written() {
     let tiny = Tiny::new();
     write_single_file(&ModelFiles::Folder(fixture("tiny-sd21")), &tiny.root().join("good"), &BTreeMap::new()).unwrap();
     let good = std::fs::read(tiny.root().join("good")).unwrap();
-    let replaced = |from: &str, to: &str| {
-        assert_eq!(from.len(), to.len());
-        let at = good.windows(from.len()).position(|window| window == from.as_bytes()).expect(from);
-        let mut bytes = good.clone();
-        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
-        bytes
-    };
+    let replaced = |from: &str, to: &str| replaced(&good, from, to);
     let mut long = good.clone();
     long[..8].copy_from_slice(&(good.len() as u64 * 2).to_le_bytes());
     // the second tensor begins where the first does

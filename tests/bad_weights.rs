@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::tiny::{TEXT, Tiny, UNET, VAE};
+use common::tiny::{TEXT, Tiny, UNET, VAE, replaced};
 
 const CONFIGS: [&str; 6] = [
     "model_index.json",
@@ -75,13 +75,7 @@ fn a_file_that_is_cut_says_how_much_is_missing() {
 fn a_header_that_lies_is_refused() {
     let tiny = Tiny::new();
     let good = tiny.read(UNET);
-    let replaced = |from: &str, to: &str| {
-        assert_eq!(from.len(), to.len());
-        let at = good.windows(from.len()).position(|window| window == from.as_bytes()).expect(from);
-        let mut bytes = good.clone();
-        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
-        bytes
-    };
+    let replaced = |from: &str, to: &str| replaced(&good, from, to);
     let mut long = good.clone();
     long[..8].copy_from_slice(&(good.len() as u64 * 2).to_le_bytes());
     let mut huge = good.clone();

@@ -3,44 +3,20 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
-use std::alloc::{GlobalAlloc, Layout};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use erase_concept::concept::Concept;
+use erase_concept::counting::{self, Counting};
 use erase_concept::diffusion::Sampler;
 use erase_concept::erase::{self, Data, Settings};
 use erase_concept::progress::{Event, Progress, Silent};
 use erase_concept::sd::SampleOptions;
 use erase_concept::{checkpoint, hub};
 
-/// The program's allocator, which counts what it gives out: the system's figures move by ten MiB with what the allocator
-/// happens to keep.
-struct Counting(mimalloc::MiMalloc);
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: passes everything on.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: as the caller says.
-        unsafe { self.0.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller says.
-        unsafe { self.0.dealloc(at, layout) }
-    }
-}
-
+/// The program's allocator, counting.
 #[global_allocator]
-static ALLOCATOR: Counting = Counting(mimalloc::MiMalloc);
+static ALLOCATOR: Counting<mimalloc::MiMalloc> = Counting(mimalloc::MiMalloc);
 
-fn mebibytes(bytes: &AtomicUsize) -> f64 {
-    bytes.load(Ordering::Relaxed) as f64 / (1 << 20) as f64
+fn mebibytes(bytes: usize) -> f64 {
+    bytes as f64 / (1 << 20) as f64
 }
 
 /// What the process has in memory, in MiB.
@@ -69,7 +45,7 @@ impl Progress for Memory {
         match event {
             Event::Stage { name, .. } => self.repairing = name == "repairing",
             Event::Step { .. } if self.repairing => {
-                self.live.push(mebibytes(&LIVE));
+                self.live.push(mebibytes(counting::live()));
                 self.resident.push(resident());
             }
             _ => {}
@@ -84,9 +60,9 @@ fn two_hundred_steps_take_no_more_memory_than_twenty() {
     let unet = model.unet().unwrap();
     let peak_of = |steps: usize| {
         let options = SampleOptions { sampler: Sampler::Ddim, steps, guidance_scale: 5.0, eta: 0.0, size: None };
-        PEAK.store(LIVE.load(Ordering::Relaxed), Ordering::Relaxed);
-        model.sample_latents(&unet, &options, &["a red star"; 2], &[""; 2], &[1, 2]).unwrap();
-        mebibytes(&PEAK)
+        mebibytes(counting::peak_of(|| {
+            model.sample_latents(&unet, &options, &["a red star"; 2], &[""; 2], &[1, 2]).unwrap();
+        }))
     };
     let _first = peak_of(2);
     let (few, many) = (peak_of(20), peak_of(200));

@@ -3,11 +3,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+use erase_concept::counting::Counting;
 use erase_concept::diffusion::Generator;
-use erase_concept::fuzzing::{self, Counting};
+use erase_concept::fuzzing;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Counting<std::alloc::System> = Counting(std::alloc::System);
 
 /// Damages of each file of a corpus; `FUZZ_DAMAGES` asks for more, `FUZZ_TARGET` for those of one fuzzer alone.
 const DAMAGES: usize = 100;

@@ -326,7 +326,7 @@ fn symlink(target: &Path, place: &Path) -> std::io::Result<()> {
 }
 
 /// Bytes that are free where a folder is or will be, where the system tells.
-pub(super) fn free_space(folder: &Path) -> Option<u64> {
+pub(crate) fn free_space(folder: &Path) -> Option<u64> {
     #[cfg(unix)]
     {
         let there = folder.ancestors().find(|folder| folder.is_dir())?;

@@ -1,5 +1,6 @@
 //! What the machine is: processor, memory, folders.
 
+use crate::hub::free_space;
 use std::path::{Path, PathBuf};
 
 /// The processor's name, where the system tells (Linux).
@@ -16,18 +17,9 @@ pub(super) fn available_memory() -> Option<u64> {
     line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
-/// Bytes that are free on the disk of the nearest folder of `path` that is there (Linux).
+/// Bytes that are free on the disk of the nearest folder of `path` that is there (Unix).
 pub(super) fn disk_free(path: &Path) -> Option<u64> {
-    #[cfg(target_os = "linux")]
-    {
-        let stat = rustix::fs::statvfs(existing(path)).ok()?;
-        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = path;
-        None
-    }
+    free_space(&existing(path))
 }
 
 /// Whether a file can be made there, or in the nearest folder above that is there; or why not.
