@@ -17,7 +17,7 @@ pub(crate) use cache::free_space;
 pub use environment::{Hub, progress_bars_are_disabled};
 pub use fetch::Origin;
 
-use crate::checkpoint::{ModelFiles, SingleFile, load_component};
+use crate::checkpoint::{ERASED, ModelFiles, SingleFile, load_component};
 use crate::nn::ParamStore;
 use crate::progress::{Progress, Silent};
 use crate::sd::{Classifier, TextEncoder, UnetConfig, Vae};
@@ -114,6 +114,9 @@ pub fn find(name: &str, lookup: &Lookup, progress: &mut dyn Progress) -> Result<
     let path = Path::new(name);
     let problem = if !name.is_empty() && path.join("model_index.json").is_file() {
         return local(ModelFiles::Folder(path.to_path_buf()));
+    } else if !name.is_empty() && path.join(ERASED).is_file() {
+        // a result that was written as a single file
+        return local(ModelFiles::Single(Arc::new(SingleFile::open(&path.join(ERASED))?)));
     } else if path.is_dir() {
         "is a folder without a model_index.json"
     } else if path.file_name().is_some_and(|name| name == "model_index.json") && path.is_file() {

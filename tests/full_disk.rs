@@ -61,7 +61,8 @@ fn in_order_of_writing(out: &Path) -> Vec<String> {
         "report.json" => 4,
         "report.html" => 5,
         "grid.png" => 6,
-        "run.json" => 7,
+        "README.md" => 7,
+        "run.json" => 8,
         _ => 1,
     };
     files.sort_by_key(|rel| (rank(rel), rel.clone()));
@@ -94,6 +95,25 @@ fn the_erase_job_names_the_file_for_which_there_is_no_room() {
     assert!(tried >= 10, "{tried} kinds of files");
     let Some(disk) = Disk::mount(before + 16) else { return };
     tiny.command(&tiny.erase(&["--output", &disk.path("out"), "--keep-images"])).assert().code(0);
+}
+
+#[test]
+fn a_model_in_another_format_needs_room_too_and_a_place_that_can_be_written() {
+    let tiny = Tiny::new();
+    let (unet, all) = (size(&tiny.file(UNET)), [UNET, VAE, TEXT].map(|rel| size(&tiny.file(rel))).iter().sum::<u64>());
+    for (format, file, room) in [("single-file", "x.safetensors", all / 2), ("diffusers", UNET, unet / 2)] {
+        let Some(disk) = Disk::mount(room) else { return };
+        let output = disk.path("x.safetensors");
+        let export = ["export", "model", "--format", format, "--output", &output];
+        let name = file.rsplit('/').next().unwrap();
+        tiny.refused(&export, &[name, "disk full, free at least"]);
+        assert_eq!(tree(disk.0.path()), [""; 0], "{format} left something behind");
+        let remount = ["-o", "remount,ro"];
+        assert!(Command::new("mount").args(remount).arg(disk.0.path()).status().unwrap().success());
+        let said = tiny.refused(&export, &[]);
+        let said = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
+        assert!(said.contains("Read-only file system") && said.contains("choose"), "{said}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod common;
 use common::tiny::{Tiny, assert_same, result, tree};
 use erase_concept::diffusion::Generator;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Kills in all, shared by two threads.
@@ -51,6 +52,80 @@ fn kill_and_rerun(i: usize, moment: Duration, expected: &Files, old: &Files) -> 
     let kept = others.iter().all(|name| name == "cache" || !name.contains("partial"));
     assert!(kept && entries == if cached { 3 } else { 0 }, "kill {i} left {others:?}");
     (was_running, took)
+}
+
+/// Kills of an export, which takes a fraction of a second.
+const EXPORTS: usize = 200;
+
+/// One kill of an export, of a folder or of a single file, in most cases over an old one.
+fn kill_an_export(tiny: &Tiny, i: usize, took: Duration, [old, new]: [&Path; 2]) -> bool {
+    let folder = i.is_multiple_of(2);
+    let (format, output) =
+        if folder { ("diffusers", format!("out-{i}")) } else { ("single-file", format!("out-{i}.x")) };
+    let out = tiny.root().join(&output);
+    let content = |path: &Path| -> Option<Files> {
+        match std::fs::metadata(path).ok()?.is_dir() {
+            true => Some(
+                tree(path).iter().filter_map(|rel| Some((rel.clone(), std::fs::read(path.join(rel)).ok()?))).collect(),
+            ),
+            false => Some([("".to_string(), std::fs::read(path).ok()?)].into()),
+        }
+    };
+    let name = |root: &Path| root.join(if folder { "folder" } else { "file" });
+    let (old, new) = (content(&name(old)).unwrap(), content(&name(new)).unwrap());
+    let replaced = i % 8 < 6;
+    for (rel, bytes) in old.iter().filter(|_| replaced) {
+        let path = if folder { out.join(rel) } else { out.clone() };
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    let args = ["export", "model", "--format", format, "--output", &output, "--overwrite"];
+    let mut child = tiny.spawn(&args);
+    std::thread::sleep(took.mul_f32(1.1 * Generator::new(i as u64).uniform()));
+    let was_running = child.try_wait().unwrap().is_none();
+    let _ = child.kill();
+    child.wait().unwrap();
+    match content(&out) {
+        None => assert!(!replaced, "kill {i}: the old result is gone and the new one is not there"),
+        Some(found) => assert!(found == new || (replaced && found == old), "kill {i}: neither old nor new"),
+    }
+    tiny.command(&args).assert().code(0);
+    assert!(content(&out).unwrap() == new, "kill {i}: after another run");
+    was_running
+}
+
+#[test]
+fn after_two_hundred_kills_of_an_export_the_target_was_never_a_mixture() {
+    let tiny = Tiny::new();
+    let export = |format: &str, output: &str| {
+        tiny.command(&["export", "model", "--format", format, "--output", output]).assert().code(0);
+    };
+    let both = |root: &str| {
+        std::fs::create_dir(tiny.root().join(root)).unwrap();
+        export("diffusers", &format!("{root}/folder"));
+        export("single-file", &format!("{root}/file"));
+    };
+    tiny.poke(common::tiny::UNET, 0.5);
+    both("old");
+    tiny.poke(common::tiny::UNET, 0.25);
+    let began = Instant::now();
+    both("new");
+    let took = began.elapsed() / 2;
+    let (old, new) = (tiny.root().join("old"), tiny.root().join("new"));
+    let half = |which: usize| {
+        let (tiny, old, new) = (&tiny, &old, &new);
+        move || {
+            (0..EXPORTS).filter(|i| i / 2 % 2 == which).filter(|i| kill_an_export(tiny, *i, took, [old, new])).count()
+        }
+    };
+    let running = std::thread::scope(|scope| {
+        let other = scope.spawn(half(1));
+        half(0)() + other.join().unwrap()
+    });
+    println!("{running} of {EXPORTS} exports of {took:?} were running when killed; all took {:?}", began.elapsed());
+    assert!(running > EXPORTS / 3, "{running} of {EXPORTS} were running when killed");
+    let left: Vec<String> = tree(tiny.root()).into_iter().filter(|name| name.contains(".partial-")).collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

@@ -191,7 +191,8 @@ fn the_erase_job_takes_a_single_file_and_writes_a_folder_without_averaged_weight
         ],
     );
     let job = |model: &str, output: &str| {
-        let args = [&["--model", model, "--concept", "star"], &QUICK[..], &["--output", output]].concat();
+        let more = ["--output", output, "--format", "diffusers"];
+        let args = [&["--model", model, "--concept", "star"], &QUICK[..], &more].concat();
         tiny.command(&args).assert().code(0).get_output().clone()
     };
     job("model", "a");

@@ -5,6 +5,7 @@ mod drift;
 mod grid;
 pub mod html;
 mod interval;
+mod model_card;
 mod picture;
 mod prompt_set;
 mod report;
@@ -15,6 +16,7 @@ pub use detector::{ClassifierDetector, Detector};
 pub use drift::{DRIFT_DEFINITION, Drift, DriftMean, Move, PromptDrift, moves};
 pub use grid::{Grid, GridRow};
 pub use interval::{mean_drop, paired_drop, wilson};
+pub use model_card::Card;
 pub use picture::{Infotext, blurred, encode_png, from_images, to_images};
 pub use prompt_set::{Malformed, PromptRow, PromptRows};
 pub use report::{

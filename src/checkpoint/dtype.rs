@@ -1,6 +1,6 @@
 //! Numbers as a checkpoint stores them, to and from `f32`.
 
-use candle_core::Tensor;
+use candle_core::{Storage, Tensor};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -58,33 +58,56 @@ fn each<const N: usize, T>(bytes: &[u8], out: &mut [T], from: impl Fn([u8; N]) -
     }
 }
 
-/// A tensor's `f32` values as little-endian bytes of `dtype`, rounded to nearest (ties to even).
+/// A tensor's `f32` values as little-endian bytes of `dtype`, rounded to nearest (ties to even). Takes no more memory than these.
 ///
 /// # Errors
 /// In words without the tensor's name: if a value is not finite, or too large for `dtype`, or `dtype` is no float.
 pub(super) fn encode(tensor: &Tensor, dtype: Dtype) -> Result<Vec<u8>, String> {
-    let values = tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).map_err(|e| e.to_string())?;
-    if !values.iter().all(|x| x.is_finite()) {
+    let tensor = tensor.contiguous().map_err(|e| e.to_string())?;
+    let (storage, layout) = tensor.storage_and_layout();
+    let (Storage::Cpu(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {
+        return Err("does not lie in this machine's memory".into());
+    };
+    let values = &storage.as_slice::<f32>().map_err(|e| e.to_string())?[start..end];
+    if !values.par_chunks(CHUNK).all(|values| values.iter().fold(true, |finite, x| finite & x.is_finite())) {
         return Err("has a value that is NaN or infinite; nothing was written".into());
     }
-    let bytes: Vec<u8> = match dtype {
-        Dtype::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        Dtype::F64 => values.iter().flat_map(|x| f64::from(*x).to_le_bytes()).collect(),
+    match dtype {
+        Dtype::F32 => Ok(all(values, |values, out| put(values, out, |x| x.to_le_bytes()))),
+        Dtype::F64 => Ok(all(values, |values, out| put(values, out, |x| f64::from(*x).to_le_bytes()))),
         Dtype::F16 => {
-            let mut halves = vec![f16::ZERO; values.len()];
-            halves.convert_from_f32_slice(&values);
-            check_range(halves.iter().all(|x| x.is_finite()), dtype)?;
-            halves.iter().flat_map(|x| x.to_le_bytes()).collect()
+            let bytes = all(values, |values, out| {
+                let mut halves = vec![f16::ZERO; values.len()];
+                halves.convert_from_f32_slice(values);
+                put(&halves, out, |x: &f16| x.to_le_bytes());
+            });
+            // rounded to infinity: all bits of the exponent, none of the fraction
+            check_range(bytes.par_chunks(2).all(|x| x[1] & 0x7c != 0x7c), dtype)?;
+            Ok(bytes)
         }
         Dtype::BF16 => {
-            let mut halves = vec![bf16::ZERO; values.len()];
-            halves.convert_from_f32_slice(&values);
-            check_range(halves.iter().all(|x| x.is_finite()), dtype)?;
-            halves.iter().flat_map(|x| x.to_le_bytes()).collect()
+            let bytes = all(values, |values, out| {
+                let mut halves = vec![bf16::ZERO; values.len()];
+                halves.convert_from_f32_slice(values);
+                put(&halves, out, |x: &bf16| x.to_le_bytes());
+            });
+            check_range(bytes.par_chunks(2).all(|x| (x[1] & 0x7f, x[0] & 0x80) != (0x7f, 0x80)), dtype)?;
+            Ok(bytes)
         }
-        other => return Err(format!("is stored as {other:?}, which cannot be edited")),
-    };
-    Ok(bytes)
+        other => Err(format!("is stored as {other:?}, which cannot be edited")),
+    }
+}
+
+/// All values as bytes of the width of `dtype`, in parallel.
+fn all<const N: usize>(values: &[f32], convert: impl Fn(&[f32], &mut [[u8; N]]) + Sync) -> Vec<u8> {
+    let mut bytes = vec![0u8; values.len() * N];
+    let out = bytes.as_chunks_mut::<N>().0;
+    out.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(out, values)| convert(values, out));
+    bytes
+}
+
+fn put<T, const N: usize>(values: &[T], out: &mut [[u8; N]], to: impl Fn(&T) -> [u8; N]) {
+    values.iter().zip(out).for_each(|(value, out)| *out = to(value));
 }
 
 fn check_range(finite: bool, dtype: Dtype) -> Result<(), String> {

@@ -64,6 +64,7 @@ fn single_sha256(files: &ModelFiles, file: &SingleFile) -> Result<String> {
     Ok(sha256_hex(lines.as_bytes()))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as lower-case hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -105,11 +105,22 @@ pub fn save_model(
     into: &Path,
     metadata: &BTreeMap<String, String>,
 ) -> Result<Vec<String>> {
-    if base_sha256(files)? != loaded.base_sha256 {
-        let what = "the model's files changed since they were loaded; nothing was saved, run again";
-        return Err(Error::file(files.describe(""), what));
-    }
+    loaded.check_unchanged(files)?;
     save_edited(files, changed, into, metadata)
+}
+
+impl LoadedModel {
+    /// Refuses to go on if the files are no longer what was loaded from them.
+    ///
+    /// # Errors
+    /// If they are not.
+    pub fn check_unchanged(&self, files: &ModelFiles) -> Result<()> {
+        if base_sha256(files)? == self.base_sha256 {
+            return Ok(());
+        }
+        let what = "the model's files changed since they were loaded; nothing was saved, run again";
+        Err(Error::file(files.describe(""), what))
+    }
 }
 
 /// The first (or the second) tokenizer, and the text encoder that goes with it.

@@ -1,5 +1,6 @@
 //! A folder that appears whole or not at all.
 
+use super::disk;
 use super::temporary::{Temporary, is_alive};
 use super::write::sync_folder;
 use crate::progress::check_interrupted;
@@ -103,25 +104,22 @@ impl OutputFolder {
 /// Moves `temporary` to `target`. If a folder that is not empty stands there, the two change places: says whether.
 fn put_in_place(temporary: &Path, target: &Path) -> Result<bool> {
     if fs::symlink_metadata(target).is_err() || fs::remove_dir(target).is_ok() {
-        fs::rename(temporary, target).map_err(Error::io(target))?; // nothing, or an empty folder
+        disk::rename(temporary, target).map_err(Error::io(target))?; // nothing, or an empty folder
         return Ok(false);
     }
     #[cfg(target_os = "linux")]
-    {
-        use rustix::fs::{CWD, RenameFlags, renameat_with};
-        if renameat_with(CWD, temporary, CWD, target, RenameFlags::EXCHANGE).is_ok() {
-            return Ok(true);
-        }
+    if disk::exchange(temporary, target).is_ok() {
+        return Ok(true);
     }
     // a system or file system that cannot exchange: if we are killed in between, the next `create` restores the old one
     let (parent, name) = (target.parent().unwrap_or(Path::new(".")), target.file_name().unwrap_or_default());
     let old = parent.join(format!(".{}.old-{}", name.to_string_lossy(), std::process::id()));
-    fs::rename(target, &old).map_err(Error::io(target))?;
-    if let Err(source) = fs::rename(temporary, target) {
-        let _ = fs::rename(&old, target); // if this fails too, the next `create` restores it
+    disk::rename(target, &old).map_err(Error::io(target))?;
+    if let Err(source) = disk::rename(temporary, target) {
+        let _ = disk::rename(&old, target); // if this fails too, the next `create` restores it
         return Err(Error::io(target)(source));
     }
-    fs::rename(&old, temporary).map_err(Error::io(&old))?;
+    disk::rename(&old, temporary).map_err(Error::io(&old))?;
     Ok(true)
 }
 
@@ -190,7 +188,7 @@ fn sync_tree(folder: &Path) -> Result<()> {
         if kind.is_dir() {
             sync_tree(&path)?;
         } else if kind.is_file() && cfg!(unix) {
-            fs::File::open(&path).and_then(|file| file.sync_all()).map_err(Error::io(&path))?;
+            fs::File::open(&path).and_then(|file| disk::sync(&file)).map_err(Error::io(&path))?;
         }
     }
     sync_folder(folder)

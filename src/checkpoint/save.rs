@@ -1,19 +1,19 @@
 //! The edited model as a folder: what was not edited byte for byte, the UNet in the types it came in.
 
 use super::UNET_WEIGHTS;
+use super::copy::{Copying, copy};
+use super::disk;
 use super::dtype::encode;
 use super::files::ModelFiles;
-use super::single_file::TensorFile;
+use super::single_file::{CONFIGS, TensorFile};
 use super::weights::WeightFiles;
-use super::write::{TensorBytes, write_file, write_tensors};
+use super::write::{Source, Streamed, write_file, write_streamed};
 use crate::progress::check_interrupted;
 use crate::{Error, Result};
 use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 /// Writes a model whose UNet has the `changed` tensors into the existing folder `into`; returns what of the source folder
@@ -33,6 +33,20 @@ pub fn save_edited(
     into: &Path,
     metadata: &BTreeMap<String, String>,
 ) -> Result<Vec<String>> {
+    save_edited_as(files, changed, into, metadata, Copying::default())
+}
+
+/// As [`save_edited`]; `copying` says how files that were not edited get there.
+///
+/// # Errors
+/// As [`save_edited`].
+pub fn save_edited_as(
+    files: &ModelFiles,
+    changed: &BTreeMap<String, Tensor>,
+    into: &Path,
+    metadata: &BTreeMap<String, String>,
+    copying: Copying,
+) -> Result<Vec<String>> {
     let inventory = files.inventory()?;
     let unet = WeightFiles::find(files, UNET_WEIGHTS)?;
     let mut written = BTreeSet::new();
@@ -40,7 +54,7 @@ pub fn save_edited(
         check_interrupted()?;
         let target = into.join(rel);
         if let Some(folder) = target.parent() {
-            fs::create_dir_all(folder).map_err(Error::io(folder))?;
+            disk::create_dir_all(folder).map_err(Error::io(folder))?;
         }
         let part = matches!(files, ModelFiles::Single(file) if file.weights(rel).is_some());
         let done = match unet.shards.contains(rel) {
@@ -50,13 +64,26 @@ pub fn save_edited(
         if rel == "model_index.json" && !inventory.absent.is_empty() {
             write_index(files, &inventory.absent, &target)?;
         } else if !done {
-            copy(files, rel, &target)?;
+            copy(files, rel, &target, copying)?;
         }
     }
     match changed.keys().find(|name| !written.contains(*name)) {
         Some(name) => Err(Error::Weights(format!("{}: has no tensor named {name}", files.describe(unet.name())))),
         None => Ok(inventory.left_out),
     }
+}
+
+/// What the UNet's file (or the single file) says of how it was erased: its metadata `erase.*`.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn erase_metadata(files: &ModelFiles) -> Result<BTreeMap<String, String>> {
+    let mut all = BTreeMap::new();
+    for rel in &WeightFiles::find(files, UNET_WEIGHTS)?.shards {
+        all.extend(TensorFile::open(files, rel)?.whole_metadata()?);
+    }
+    all.retain(|key, _| key.starts_with("erase.") && key != CONFIGS);
+    Ok(all)
 }
 
 /// Writes `model_index.json` with null, as diffusers has it, in place of each component that is not there.
@@ -69,27 +96,6 @@ fn write_index(files: &ModelFiles, absent: &[String], target: &Path) -> Result<(
     }
     let text = serde_json::to_string_pretty(&index).map_err(wrong)?;
     write_file(target, format!("{text}\n").as_bytes())
-}
-
-/// Bytes copied between two looks at whether the user interrupts.
-const COPIED: u64 = 64 << 20;
-
-fn copy(files: &ModelFiles, rel: &str, target: &Path) -> Result<()> {
-    let ModelFiles::Folder(root) = files else { return write_file(target, &files.read(rel)?) };
-    let source = root.join(rel);
-    let mut from = fs::File::open(&source).map_err(Error::io(&source))?;
-    let size = from.metadata().map_err(Error::io(&source))?.len();
-    let mut to = fs::File::create(target).map_err(Error::write(target, size as usize))?;
-    loop {
-        check_interrupted()?;
-        let copied = std::io::copy(&mut (&mut from).take(COPIED), &mut to).map_err(|e| match e.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::write(target, size as usize)(e),
-            _ => Error::file(&source, format!("cannot copy to {}: {e}", target.display())),
-        })?;
-        if copied < COPIED {
-            return Ok(());
-        }
-    }
 }
 
 /// Rewrites one file of weights if a changed tensor is in it, or it is a part of a single file; says whether.
@@ -110,22 +116,24 @@ fn rewrite(
     let mut tensors = Vec::with_capacity(views.len());
     for (name, view) in &views {
         let bytes = match changed.get(name) {
-            None => Cow::Borrowed(view.data()),
+            None => Source::Ready(Cow::Borrowed(view.data())),
             Some(tensor) if tensor.dims() != view.shape() => {
                 let (from, to) = (view.shape(), tensor.dims());
                 return Err(malformed(format!("{name} is {from:?}, but the edited tensor is {to:?}")));
             }
             Some(tensor) => {
                 written.insert(name.clone());
-                let bytes = encode(tensor, view.dtype()).map_err(|what| Error::Numeric(format!("{name} {what}")))?;
-                Cow::Owned(bytes)
+                let dtype = view.dtype();
+                let encoded = move || encode(tensor, dtype).map_err(|what| Error::Numeric(format!("{name} {what}")));
+                Source::Made(Box::new(move || Ok(Cow::Owned(encoded()?))))
             }
         };
-        tensors.push(TensorBytes { name, dtype: view.dtype(), shape: view.shape(), bytes });
+        let (dtype, shape) = (view.dtype(), view.shape().to_vec());
+        tensors.push(Streamed { name: Cow::Borrowed(name), dtype, shape, bytes, of: Some(source.bytes()) });
     }
     let mut all = source.metadata()?;
     all.insert("format".into(), "pt".into());
     all.extend(metadata.clone());
-    write_tensors(target, tensors, &all)?;
+    write_streamed(target, tensors, &all)?;
     Ok(true)
 }

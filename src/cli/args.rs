@@ -35,6 +35,7 @@ impl Cli {
     pub(super) fn document(&self) -> bool {
         match &self.command {
             Some(Command::Inspect(args)) => args.json,
+            Some(Command::Export(args)) => args.json,
             Some(Command::Doctor(args)) => args.json,
             _ => false,
         }
@@ -50,6 +51,11 @@ pub enum Command {
     Bench(Box<BenchArgs>),
     /// Say what a model or a file of weights is: kind, parameters, hashes, metadata, and what differs from a base
     Inspect(InspectArgs),
+    /// Write a model, erased or not, in another format
+    ///
+    /// diffusers makes a folder of a single file, single-file one file of a folder; every tensor keeps its type and its bytes. A
+    /// PyTorch checkpoint (.ckpt, with --allow-pickle) becomes safetensors. Averaged weights (model_ema.*) are left out.
+    Export(ExportArgs),
     /// Say what this machine offers, what fits on it, and what would not work
     ///
     /// Processor and kernels, threads, memory, the Hub's cache, free disk, versions, and the memory that erasing takes for each
@@ -61,6 +67,32 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// Print one JSON document instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// OWNER/NAME on the Hugging Face Hub, a folder (diffusers' layout, such as a result), a single file, or «demo»
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+    /// What it becomes: diffusers (a folder), or single-file (A1111, ComfyUI)
+    #[arg(long, value_name = "FORMAT")]
+    pub format: String,
+    /// Where it goes: a folder for diffusers, else a file
+    #[arg(short, long, value_name = "DIR|FILE")]
+    pub output: PathBuf,
+    /// Replace what is there
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Let files that stay as they are be hard links to the model's own, where that is possible
+    #[arg(long, hide_short_help = true)]
+    pub link: bool,
+    /// How the model is looked for.
+    #[command(flatten)]
+    pub hub: HubArgs,
+    /// Print events and the result as JSON lines on stdout
     #[arg(long)]
     pub json: bool,
 }
@@ -145,6 +177,13 @@ pub struct EraseArgs {
     /// Where the erased model goes [default: ./erased/<concept>-<model>-s<seed>]
     #[arg(short, long, value_name = "DIR", help_heading = "Model and result")]
     pub output: Option<PathBuf>,
+    /// What the model is written as: diffusers (a folder), single-file (A1111, ComfyUI). May be given several times
+    /// [default: as the model came]
+    #[arg(long, value_name = "FORMAT", help_heading = "Model and result")]
+    pub format: Vec<String>,
+    /// Let files that are not edited be hard links to the model's own, where that is possible; else they are copied
+    #[arg(long, help_heading = "Model and result", hide_short_help = true)]
+    pub link: bool,
     /// Replace what is in the output folder
     #[arg(long, help_heading = "Model and result")]
     pub overwrite: bool,
@@ -231,7 +270,7 @@ pub struct ModelArgs {
 #[command(next_help_heading = "Model and result")]
 pub struct HubArgs {
     /// Branch, tag or commit of a model on the Hub [default: main]
-    #[arg(long, value_name = "REV")]
+    #[arg(long, value_name = "REV", hide_short_help = true)]
     pub revision: Option<String>,
     /// Use what the Hub's cache has, and open no connection
     #[arg(long)]
@@ -273,7 +312,7 @@ pub struct MethodArgs {
     #[arg(long, value_name = "N")]
     pub repair_steps: Option<usize>,
     /// Learning rate of the repair
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", hide_short_help = true)]
     pub learning_rate: Option<f64>,
     /// Weight of the forget term
     #[arg(long, value_name = "X", hide_short_help = true)]
@@ -345,7 +384,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "N", default_value_t = 1_000_000_000, hide_short_help = true)]
     pub verify_seed: u64,
     /// Write every picture, of training and of verification, beside the report
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub keep_images: bool,
     /// Do not blur the pictures from before in grid and report (concepts of kind content)
     #[arg(long)]
@@ -357,7 +396,7 @@ pub struct VerifyArgs {
 #[command(next_help_heading = "Running")]
 pub struct RunArgs {
     /// auto or cpu
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", hide_short_help = true)]
     pub device: String,
     /// How weights are kept in memory: f32, or bf16 (frozen matrices rounded, half the memory)
     #[arg(long, default_value = "f32")]

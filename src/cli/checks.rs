@@ -1,7 +1,7 @@
 //! What single flags may say, and what is said where they say something else.
 
 use super::args::RunArgs;
-use crate::checkpoint::Precision;
+use crate::checkpoint::{Format, Precision, sweep_files};
 use crate::erase::settings::MAX_COUNT;
 use crate::{Error, Result};
 use std::path::Path;
@@ -23,6 +23,25 @@ pub fn model_name(model: &str) -> String {
     })
     .unwrap_or_else(|| "model".into())
     .replace(':', "-") // a drive's letter to some systems
+}
+
+/// Refuses a file's place that is taken, or cannot be one.
+pub(super) fn at_place(output: &Path, overwrite: bool) -> Result<()> {
+    if output.is_dir() {
+        return Err(Error::file(output, "is a folder; this format is one file, name it"));
+    }
+    if !overwrite && output.symlink_metadata().is_ok() {
+        return Err(Error::file(output, "is there already; choose another name, or pass --overwrite"));
+    }
+    match output.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.is_dir()) {
+        Some(parent) => Err(Error::file(parent, "no such folder; make it first, or choose another place")),
+        None => sweep_files(output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))),
+    }
+}
+
+/// What `--format` says.
+pub(super) fn format(name: &str) -> Result<Format> {
+    name.parse().map_err(|error| Error::usage(format!("--format: {error}")))
 }
 
 pub(super) fn at_least_one(flag: &str, value: usize) -> Result<usize> {

@@ -17,6 +17,9 @@ pub fn command(options: &EraseOptions) -> String {
     for preserve in &options.preserve_arguments {
         line.flag("--preserve", Some(preserve));
     }
+    for format in &options.formats {
+        line.flag("--format", Some(format));
+    }
     line.flag("--seed", Some(options.seed));
     line.flag("--preset", Some(&options.preset));
     line.flag("--kept", o.kept);
@@ -96,7 +99,7 @@ mod tests {
 
     #[test]
     fn the_command_gives_the_same_options_again() {
-        let all = "erase-concept --model demo --revision main --concept x --concept ring --kind object --preserve pink --preserve trees --seed 7 --preset paper --kept 0.98 --other-words 5 --edit 2 \
+        let all = "erase-concept --model demo --revision main --concept x --concept ring --kind object --preserve pink --preserve trees --format single-file --format diffusers --seed 7 --preset paper --kept 0.98 --other-words 5 --edit 2 \
                    --repair-steps 9 --learning-rate 0.0003 --lambda 0.5 --batch-size 6 --score-batches 2 --memories 2 --memory-every 3 --margin \
                    0.25 --score-scope full --trim-scope T --train-scope full --project-scope selfattn --forget-latents 3 \
                    --retain-latents 5 --data-steps 4 --scheduler ddim --dtype bf16 --guidance-scale 3.5 --verify-images 11 \

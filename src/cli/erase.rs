@@ -1,19 +1,21 @@
-//! The erase job: model and concept in, erased model folder out.
+//! The erase job: model and concept in, erased model and report out.
 
 use super::ExitCode;
 use super::cache::Cache;
+use super::checks::model_name;
 use super::evidence::{Evidence, write_json};
 use super::options::EraseOptions;
 use super::output::Display;
+use super::outputs::{Outputs, formats};
 use super::settings::settings;
 use super::stopwatch::Stopwatch;
 use super::training_pictures;
-use crate::checkpoint::{LoadedModel, Loading, ModelFiles, OutputFolder, load_model_with, save_model};
+use crate::audit::Card;
+use crate::checkpoint::{Format, License, LoadedModel, Loading, ModelFiles, OutputFolder, load_model_with, write_file};
 use crate::erase::{self, Plan, Settings};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::{Result, audit, hub};
 use serde_json::json;
-use std::collections::BTreeMap;
 
 /// Runs the job; everything that can be refused is refused before the work begins.
 pub fn run(options: &EraseOptions, display: &mut Display) -> Result<ExitCode> {
@@ -65,28 +67,28 @@ fn work(
     }
     let outcome = cache.outcome(&data, &mut watch)?;
     drop(data);
-    watch.event(Event::Stage { name: "writing the model", steps: 1 });
-    let left_out = save_model(files, loaded, &outcome.changed, folder.path(), &metadata(options))?;
-    watch.event(Event::Step { loss: None });
-    for name in files.inventory()?.absent {
-        let note = format!(
-            "{name} was not there (nothing here needs it): the saved model_index.json has null in its place, so that diffusers \
-             opens the model without it"
-        );
-        watch.event(Event::Note(&note));
-    }
-    for name in left_out {
-        watch.event(Event::Note(&format!("not copied, as no part of the model: {name}")));
-    }
+    let (license, formats) = (License::of(files)?, formats(options, files));
+    let (license, changed) = (license.as_ref(), &outcome.changed);
+    let outputs = Outputs { options, files, loaded, license, changed, formats: &formats };
+    let saved = outputs.write(folder.path(), &mut watch)?;
+    let listed = outputs.list();
     let before = evidence.look(&loaded.model, "before", folder.path(), &mut watch)?;
     // what is counted is what was written
     let exact = |name: &str| settings.changes(name);
     let loading = Loading { precision: options.precision, exact: &exact, beside: Some((files, loaded)) };
-    let written = load_model_with(&ModelFiles::Folder(folder.path().to_path_buf()), &loading)?;
+    let written = load_model_with(&saved, &loading)?;
     let after = evidence.look(&written.model, "after", folder.path(), &mut watch)?;
     let moves = audit::moves(&before, &after);
     let report = evidence.report(settings, loaded, outcome, &before, &after, &moves);
     evidence.write(folder.path(), &report, loaded, &before, &after, &moves)?;
+    let card = Card {
+        report: &report,
+        concept: &options.concept,
+        model: &model_name(&options.model),
+        license,
+        files: &listed,
+    };
+    write_file(&folder.path().join("README.md"), card.markdown().as_bytes())?;
     write_json(&folder.path().join("run.json"), &watch.record(options.precision))?;
     watch.event(Event::Stage { name: "moving the result into place", steps: 1 });
     folder.commit()?;
@@ -94,33 +96,22 @@ fn work(
     let output = options.output.display().to_string();
     let missed = evidence.missed(&report);
     let mut text = format!(
-        "{}\nresult: {output} (diffusers folder, report.html, grid.png, report.json)",
-        report.summary(&options.concept)
+        "{}\nresult: {output} ({}, report.html, grid.png, report.json)",
+        report.summary(&options.concept),
+        in_words(&formats)
     );
     for line in &missed {
         text.push_str(&format!("\nmissed: {line}"));
     }
-    display.result(&json!({ "output": output, "missed": missed, "report": report }), &text);
+    let formats: Vec<&str> = formats.iter().map(|format| format.name()).collect();
+    display.result(&json!({ "output": output, "formats": formats, "missed": missed, "report": report }), &text);
     Ok(if missed.is_empty() { ExitCode::Done } else { ExitCode::LimitMissed })
 }
 
-/// What the written UNet says about itself.
-fn metadata(options: &EraseOptions) -> BTreeMap<String, String> {
-    let list = |names: &[&String]| json!(names).to_string();
-    let (several, preserve) = (&options.concept.parts, &options.concept.preserve);
-    let entries = [
-        ("erase.method", Some("scissorhands".to_string())),
-        ("erase.preset", Some(options.preset.clone())),
-        ("erase.concept", Some(options.concept.name.clone())),
-        (
-            "erase.concepts",
-            (!several.is_empty()).then(|| list(&several.iter().map(|part| &part.name).collect::<Vec<_>>())),
-        ),
-        ("erase.preserve", (!preserve.is_empty()).then(|| list(&preserve.iter().collect::<Vec<_>>()))),
-        ("erase.seed", Some(options.seed.to_string())),
-        ("erase.version", Some(env!("CARGO_PKG_VERSION").to_string())),
-    ];
-    entries.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?))).collect()
+/// `diffusers folder, erased.safetensors`.
+fn in_words(formats: &[Format]) -> String {
+    let words: Vec<&str> = formats.iter().map(|format| format.file().unwrap_or("diffusers folder")).collect();
+    words.join(", ")
 }
 
 fn plan(

@@ -4,7 +4,7 @@ use super::ExitCode;
 use super::document::{bytes, print, print_json, table, thousands};
 use super::output::Display;
 use crate::checkpoint::inspect::{Count, Difference, FileFacts, Weights};
-use crate::checkpoint::{ModelFiles, SingleFile, base_sha256};
+use crate::checkpoint::{ERASED, ModelFiles, SingleFile, base_sha256};
 use crate::progress::{Event, Progress, Silent};
 use crate::{Error, Result, hub};
 use serde::Serialize;
@@ -92,6 +92,9 @@ fn open(path: &Path) -> Result<(Option<ModelFiles>, Weights)> {
         // what is no whole model is looked at all the same
         let single = SingleFile::open(path).ok().map(|file| ModelFiles::Single(Arc::new(file)));
         return Ok((None, single.map_or_else(|| Weights::of_file(path), |files| Weights::of_model(&files))?));
+    }
+    if !path.join("model_index.json").is_file() && path.join(ERASED).is_file() {
+        return open(&path.join(ERASED));
     }
     if path.is_dir() && !path.join("model_index.json").is_file() {
         let what = "a folder without a model_index.json; name a folder in diffusers' layout, or one file of weights";

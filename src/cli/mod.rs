@@ -11,9 +11,11 @@ mod document;
 mod erase;
 mod evidence;
 pub mod exit_code;
+mod export;
 mod inspect;
 pub mod options;
 pub mod output;
+mod outputs;
 mod sample;
 mod settings;
 mod stopwatch;
@@ -25,6 +27,7 @@ use crate::Result;
 use crate::nn::Instructions;
 use args::{Cli, Command};
 use clap::Parser;
+use export::ExportOptions;
 use inspect::InspectOptions;
 use options::{BenchOptions, EraseOptions, RunOptions, SampleOptions};
 use output::{Display, Style};
@@ -36,6 +39,7 @@ enum Job {
     Erase(Box<EraseOptions>),
     Sample(Box<SampleOptions>),
     Bench(Box<BenchOptions>),
+    Export(ExportOptions),
     Inspect(InspectOptions),
     Doctor { json: bool },
 }
@@ -61,7 +65,7 @@ impl Request {
         let run = match &cli.command {
             Some(Command::Sample(args)) => Some(&args.run),
             Some(Command::Bench(args)) => Some(&args.run),
-            Some(Command::Inspect(_) | Command::Doctor(_)) => None,
+            Some(Command::Inspect(_) | Command::Export(_) | Command::Doctor(_)) => None,
             None => Some(&cli.erase.run),
         };
         let style = run.map(|run| Style::decide(run.json, run.quiet, run.verbose));
@@ -80,6 +84,9 @@ impl Request {
             }
             Some(Command::Bench(args)) => {
                 Self { run: RunOptions::try_from(&args.run)?, job: Job::Bench(Box::new((&**args).try_into()?)) }
+            }
+            Some(Command::Export(args)) => {
+                Self { run: RunOptions::of_document(args.json), job: Job::Export(args.try_into()?) }
             }
             Some(Command::Inspect(args)) => {
                 let (what, base, json) = (args.what.clone(), args.base.clone(), args.json);
@@ -101,6 +108,7 @@ impl Request {
             Job::Erase(options) => erase::run(options, &mut display),
             Job::Sample(options) => sample::run(options, &mut display),
             Job::Bench(options) => bench::run(options, &mut display),
+            Job::Export(options) => export::run(options, &mut display),
             Job::Inspect(options) => inspect::run(options, &mut display),
             Job::Doctor { json } => doctor::run(*json, &mut display),
         };

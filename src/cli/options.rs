@@ -1,11 +1,14 @@
 //! Raw flags to validated options: what a job is given. Nothing below knows clap.
 
-use super::args::{BenchArgs, EraseArgs, HubArgs, MethodArgs, RunArgs, SampleArgs, SamplingArgs, VerifyArgs};
-use super::checks::{at_least_one, check_output, fraction, model_name, precision};
+use super::args::{
+    BenchArgs, EraseArgs, ExportArgs, HubArgs, MethodArgs, RunArgs, SampleArgs, SamplingArgs, VerifyArgs,
+};
+use super::checks::{at_least_one, check_output, format, fraction, model_name, precision};
 use super::concepts::{concept, default_model, preserve};
+use super::export::ExportOptions;
 use super::output::Style;
 use crate::bench::Grid;
-use crate::checkpoint::Precision;
+use crate::checkpoint::{Copying, Format, Precision};
 use crate::concept::{Concept, Kind, nearest};
 use crate::diffusion::Sampler;
 use crate::erase::memory::Budget;
@@ -114,6 +117,10 @@ pub struct EraseOptions {
     pub verify: VerifyOptions,
     /// Where the result goes.
     pub output: PathBuf,
+    /// What the model is written as; as the base is if empty.
+    pub formats: Vec<Format>,
+    /// How files that are not edited get there.
+    pub copying: Copying,
     /// Whether a folder there is replaced.
     pub overwrite: bool,
     /// Whether to stop before the work.
@@ -325,6 +332,8 @@ impl TryFrom<&EraseArgs> for EraseOptions {
             sampling,
             verify,
             output,
+            formats: args.format.iter().map(|name| format(name)).collect::<Result<_>>()?,
+            copying: if args.link { Copying::Link } else { Copying::Copy },
             overwrite: args.overwrite,
             dry_run: args.dry_run,
             cache: args.cache.clone(),
@@ -361,6 +370,8 @@ impl TryFrom<&BenchArgs> for BenchOptions {
                     sampling: sampling.clone(),
                     verify: verify.clone(),
                     output: output.clone(),
+                    formats: Vec::new(),
+                    copying: Copying::Copy,
                     overwrite: false,
                     dry_run: false,
                     cache: None,
@@ -370,6 +381,23 @@ impl TryFrom<&BenchArgs> for BenchOptions {
             }
         }
         Ok(Self { grid, model: args.model.clone(), lookup: Lookup::from(&args.hub), jobs, output, budget, precision })
+    }
+}
+
+impl TryFrom<&ExportArgs> for ExportOptions {
+    type Error = Error;
+
+    fn try_from(args: &ExportArgs) -> Result<Self> {
+        let others = [("MODEL", Some(Path::new(&args.model))), ("--cache", None)];
+        check_output(&args.output, args.overwrite, others)?;
+        Ok(Self {
+            model: args.model.clone(),
+            lookup: Lookup::from(&args.hub),
+            format: format(&args.format)?,
+            output: args.output.clone(),
+            overwrite: args.overwrite,
+            copying: if args.link { Copying::Link } else { Copying::Copy },
+        })
     }
 }
 

@@ -34,21 +34,33 @@ pub(super) fn to_diffusers<'a>(how: How, dtype: Dtype, shape: &[usize], bytes: &
 /// # Errors
 /// As [`to_diffusers`].
 pub(super) fn to_original<'a>(parts: &[(How, Dtype, &[usize], &'a [u8])]) -> Result<Raw<'a>, String> {
-    let Some((how, dtype, shape, bytes)) = parts.first().copied() else { return Err("has no parts".into()) };
+    let shapes: Vec<_> = parts.iter().map(|(how, dtype, shape, _)| (*how, *dtype, *shape)).collect();
+    let (dtype, to) = original_shape(&shapes)?;
+    let bytes = match parts {
+        [(How::Transposed, _, shape, bytes)] => {
+            let (rows, columns) = (shape.first().copied().unwrap_or(0), shape.get(1).copied().unwrap_or(0));
+            Cow::Owned(transposed(dtype, rows, columns, bytes)?)
+        }
+        [(_, _, _, bytes)] => Cow::Borrowed(*bytes),
+        _ => Cow::Owned(parts.iter().flat_map(|part| part.3).copied().collect()),
+    };
+    Ok((dtype, to, bytes))
+}
+
+/// The type and shape that [`to_original`] gives, without the bytes.
+///
+/// # Errors
+/// As [`to_original`].
+pub(super) fn original_shape(parts: &[(How, Dtype, &[usize])]) -> Result<(Dtype, Vec<usize>), String> {
+    let Some((how, dtype, shape)) = parts.first().copied() else { return Err("has no parts".into()) };
     if parts.iter().any(|part| part.1 != dtype || part.2 != shape) {
         return Err("is made of queries, keys and values that differ in type or shape".into());
     }
     match (how, shape) {
-        (How::Same, _) => Ok((dtype, shape.to_vec(), Cow::Borrowed(bytes))),
-        (How::Squeezed, [rows, columns]) => Ok((dtype, vec![*rows, *columns, 1, 1], Cow::Borrowed(bytes))),
-        (How::Squeezed, [_, _, 1, 1]) => Ok((dtype, shape.to_vec(), Cow::Borrowed(bytes))),
-        (How::Third(_), [rows, rest @ ..]) if parts.len() == 3 => {
-            let all = parts.iter().flat_map(|part| part.3).copied().collect();
-            Ok((dtype, [&[3 * rows], rest].concat(), Cow::Owned(all)))
-        }
-        (How::Transposed, [rows, columns]) => {
-            Ok((dtype, vec![*columns, *rows], Cow::Owned(transposed(dtype, *rows, *columns, bytes)?)))
-        }
+        (How::Same, _) | (How::Squeezed, [_, _, 1, 1]) => Ok((dtype, shape.to_vec())),
+        (How::Squeezed, [rows, columns]) => Ok((dtype, vec![*rows, *columns, 1, 1])),
+        (How::Third(_), [rows, rest @ ..]) if parts.len() == 3 => Ok((dtype, [&[3 * rows], rest].concat())),
+        (How::Transposed, [rows, columns]) => Ok((dtype, vec![*columns, *rows])),
         _ => Err(format!("is {shape:?}, which no known model has")),
     }
 }

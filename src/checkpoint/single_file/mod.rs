@@ -10,13 +10,14 @@ mod names;
 mod pickle;
 mod prediction;
 mod recognise;
+mod rewrite;
 mod view;
 mod vocabulary;
 mod write;
 
 pub use names::{Architecture, Entry, How, NameTable, Networks, Spelling};
 pub(super) use view::TensorFile;
-pub use write::write_single_file;
+pub use write::{architecture, write_edited_single_file, write_single_file};
 
 use super::files::Bytes;
 use super::malformed::parse;
@@ -33,7 +34,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The metadata in which a file brings its configs: a JSON object of files by their path in a folder, and `spelling`.
-const CONFIGS: &str = "erase.configs";
+pub(super) const CONFIGS: &str = "erase.configs";
 
 /// The key in [`CONFIGS`] under which the [`Spelling`] stands.
 const SPELLING: &str = "spelling";
@@ -80,6 +81,7 @@ pub struct SingleFile {
     /// What a folder has besides weights, by relative path.
     texts: BTreeMap<String, Cow<'static, [u8]>>,
     table: NameTable,
+    spelling: Spelling,
     left_out: Vec<String>,
     notes: Vec<String>,
     /// A file beside this one decided something.
@@ -165,6 +167,7 @@ impl SingleFile {
             architecture,
             texts: BTreeMap::new(),
             table: NameTable::empty(),
+            spelling,
             left_out: Vec::new(),
             notes: Vec::new(),
             beside: false,
@@ -175,6 +178,7 @@ impl SingleFile {
             None => file.derive_configs(&shapes, &metadata, spelling)?,
         }
         file.add_vocabularies();
+        file.spelling = spelling;
         file.table = NameTable::new(&file.networks()?, spelling);
         file.check_complete(&shapes)?;
         file.left_out = left_out(&shapes, &file.table);
@@ -204,6 +208,11 @@ impl SingleFile {
     /// Tensors that are no part of the model.
     pub fn left_out(&self) -> &[String] {
         &self.left_out
+    }
+
+    /// Whether it is a PyTorch checkpoint, which has no metadata.
+    pub(super) fn is_pickle(&self) -> bool {
+        self.pickled.is_some()
     }
 
     /// Whether a file beside it decided how it is read.

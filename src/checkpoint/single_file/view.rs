@@ -69,6 +69,14 @@ impl TensorFile {
         if self.part.is_some() {
             return Ok(BTreeMap::new());
         }
+        self.whole_metadata()
+    }
+
+    /// The metadata of the file that this is, or is a part of.
+    pub(in crate::checkpoint) fn whole_metadata(&self) -> Result<BTreeMap<String, String>> {
+        if self.part.as_ref().is_some_and(|part| part.file.is_pickle()) {
+            return Ok(BTreeMap::new());
+        }
         let header = SafeTensors::read_metadata(&self.bytes).map_err(|e| Error::file(&self.described, e))?.1;
         Ok(header.metadata().clone().unwrap_or_default().into_iter().collect())
     }
@@ -76,6 +84,11 @@ impl TensorFile {
     /// Whether this is a part of a larger file.
     pub(in crate::checkpoint) fn is_part(&self) -> bool {
         self.part.is_some()
+    }
+
+    /// All of the file, or of what it is a part of.
+    pub(in crate::checkpoint) fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
 
     /// See [`Bytes::release`].

@@ -1,19 +1,22 @@
 //! A model in diffusers' layout as one file with the original names.
 
-use super::convert::to_original;
+use super::convert::{original_shape, to_original};
 use super::{
-    Architecture, COMPONENTS, CONFIGS, NEEDED, NameTable, Networks, SPELLING, Spelling, TOKENIZER, TensorFile,
+    Architecture, COMPONENTS, CONFIGS, How, NEEDED, NameTable, Networks, SPELLING, Spelling, TOKENIZER, TensorFile,
     vocabulary,
 };
-use crate::checkpoint::files::ModelFiles;
+use crate::checkpoint::dtype::encode;
+use crate::checkpoint::files::{Bytes, ModelFiles};
 use crate::checkpoint::weights::WeightFiles;
-use crate::checkpoint::write::{TensorBytes, write_tensors};
+use crate::checkpoint::write::{Source, Streamed, write_streamed};
 use crate::sd::{Activation, UnetConfig};
 use crate::{Error, Result};
+use candle_core::Tensor;
 use safetensors::tensor::TensorView;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Writes a model as one file with the original names, every tensor in the type and with the bytes that it has.
@@ -24,6 +27,26 @@ use std::path::Path;
 /// # Errors
 /// If the model cannot be read, has a tensor that the original layout has no place for, or the file cannot be written.
 pub fn write_single_file(files: &ModelFiles, path: &Path, metadata: &BTreeMap<String, String>) -> Result<()> {
+    write_edited_single_file(files, &BTreeMap::new(), path, metadata).map(drop)
+}
+
+/// As [`write_single_file`], with the `changed` tensors of the UNet (by diffusers' names) in the types that they had. Returns
+/// what of the source was left out.
+///
+/// Of a single file everything stays as it is: names, types, tensors that are no part of the model, metadata. Only averaged
+/// weights (`model_ema.*`) are left out: they would still hold the concept.
+///
+/// # Errors
+/// As [`write_single_file`], and if a changed tensor is not in the UNet, has another shape, or a value that its type cannot hold.
+pub fn write_edited_single_file(
+    files: &ModelFiles,
+    changed: &BTreeMap<String, Tensor>,
+    path: &Path,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Vec<String>> {
+    if let ModelFiles::Single(file) = files {
+        return super::rewrite::rewrite(file, changed, path, metadata);
+    }
     let networks = networks(files)?;
     let components = COMPONENTS
         .iter()
@@ -34,40 +57,100 @@ pub fn write_single_file(files: &ModelFiles, path: &Path, metadata: &BTreeMap<St
             opened.push((*component, files.describe(shard), TensorFile::open(files, shard)?));
         }
     }
-    let mut views: BTreeMap<(&str, String), (TensorView<'_>, &str)> = BTreeMap::new();
+    let mut views: BTreeMap<(&str, String), (TensorView<'_>, &TensorFile, &str)> = BTreeMap::new();
     for (component, described, file) in &opened {
-        views.extend(file.tensors()?.into_iter().map(|(name, view)| ((*component, name), (view, described.as_str()))));
+        let tensors = file.tensors()?.into_iter();
+        views.extend(tensors.map(|(name, view)| ((*component, name), (view, file, described.as_str()))));
     }
     let spelling = spelling(&networks, &|component, name| views.contains_key(&(component, name.to_string())));
     let table = NameTable::new(&networks, spelling);
+    let mut written = BTreeSet::new();
     let mut tensors = Vec::new();
     for (original, parts) in table.originals() {
         let mut found = Vec::with_capacity(parts.len());
+        let mut of = None;
         for (component, entry) in parts {
             let missing = || {
                 let what = format!("has no {}; it does not fit its config", entry.diffusers);
                 Error::file(files.describe(component), what)
             };
-            let (view, _) = views.remove(&(component, entry.diffusers.clone())).ok_or_else(missing)?;
-            found.push((entry.how, view));
+            let (view, file, described) = views.remove(&(component, entry.diffusers.clone())).ok_or_else(missing)?;
+            of = Some(file.bytes());
+            let edited = changed.get(&entry.diffusers).filter(|_| component == "unet");
+            if let Some(tensor) = edited {
+                check_shape(described, &entry.diffusers, view.shape(), tensor.dims())?;
+                written.insert(entry.diffusers.as_str());
+            }
+            found.push((entry.how, view, edited));
         }
-        // the views borrow from the mapped files, not from themselves
-        let parts: Vec<_> = found.iter().map(|(how, view)| (*how, view.dtype(), view.shape(), view.data())).collect();
-        let (dtype, shape, bytes) = to_original(&parts).map_err(|what| Error::Weights(format!("{original} {what}")))?;
-        tensors.push((original, dtype, shape, bytes));
+        tensors.push(as_original(original, found, of)?);
     }
     // OpenCLIP has no such buffer
-    if let Some(((_, name), (_, file))) = views.iter().find(|((_, name), _)| !name.ends_with("position_ids")) {
+    if let Some(((_, name), (_, _, file))) = views.iter().find(|((_, name), _)| !name.ends_with("position_ids")) {
         return Err(Error::file(file, format!("{name} has no place in a single file")));
     }
-    let tensors = tensors.iter().map(|(name, dtype, shape, bytes)| {
-        let bytes = std::borrow::Cow::Borrowed(&**bytes);
-        TensorBytes { name, dtype: *dtype, shape, bytes }
-    });
+    check_written(changed, &written, &files.describe("unet"))?;
     let mut all = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     all.insert(CONFIGS.to_string(), configs(files, spelling)?);
     all.extend(metadata.clone());
-    write_tensors(path, tensors.collect(), &all)
+    write_streamed(path, tensors, &all)?;
+    Ok(files.inventory()?.left_out)
+}
+
+/// A part of an original tensor: how it lies there, what it was, and what it became.
+type Part<'a> = (How, TensorView<'a>, Option<&'a Tensor>);
+
+/// The original tensor of its parts; what has to be turned round, put together or rounded is made when it is written.
+fn as_original<'a>(name: &'a str, parts: Vec<Part<'a>>, of: Option<&'a Bytes>) -> Result<Streamed<'a>> {
+    let named = move |what: String| Error::Weights(format!("{name} {what}"));
+    let empty: Vec<_> = parts.iter().map(|(how, view, _)| (*how, view.dtype(), view.shape())).collect();
+    let (dtype, shape) = original_shape(&empty).map_err(named)?;
+    let bytes = match &parts[..] {
+        [(How::Same | How::Squeezed, view, None)] => Source::Ready(Cow::Borrowed(view.data())),
+        _ => Source::Made(Box::new(move || {
+            let mut encoded = Vec::with_capacity(parts.len());
+            for (_, view, edited) in &parts {
+                encoded.push(match edited {
+                    None => Cow::Borrowed(view.data()),
+                    Some(tensor) => {
+                        let wrong = |what| Error::Numeric(format!("{name} {what}"));
+                        Cow::Owned(encode(tensor, view.dtype()).map_err(wrong)?)
+                    }
+                });
+            }
+            let raw = parts.iter().zip(&encoded);
+            let raw: Vec<_> = raw.map(|((how, view, _), bytes)| (*how, view.dtype(), view.shape(), &**bytes)).collect();
+            Ok(Cow::Owned(to_original(&raw).map_err(named)?.2.into_owned()))
+        })),
+    };
+    Ok(Streamed { name: Cow::Borrowed(name), dtype, shape, bytes, of })
+}
+
+/// A changed tensor has the shape of what it stands for.
+pub(super) fn check_shape(file: &str, name: &str, from: &[usize], to: &[usize]) -> Result<()> {
+    match from == to {
+        true => Ok(()),
+        false => Err(Error::file(file, format!("{name} is {from:?}, but the edited tensor is {to:?}"))),
+    }
+}
+
+/// Every changed tensor was written.
+pub(super) fn check_written(changed: &BTreeMap<String, Tensor>, written: &BTreeSet<&str>, file: &str) -> Result<()> {
+    match changed.keys().find(|name| !written.contains(name.as_str())) {
+        Some(name) => Err(Error::Weights(format!("{file}: has no tensor named {name}"))),
+        None => Ok(()),
+    }
+}
+
+/// The architecture of a model.
+///
+/// # Errors
+/// If its configs cannot be read or make no sense.
+pub fn architecture(files: &ModelFiles) -> Result<Architecture> {
+    match files {
+        ModelFiles::Single(file) => Ok(file.architecture()),
+        _ => Ok(networks(files)?.architecture),
+    }
 }
 
 /// The networks of a folder.
