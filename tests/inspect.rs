@@ -31,6 +31,33 @@ fn python(script: &str, args: &[&str]) -> Option<String> {
 }
 
 #[test]
+fn what_changed_is_drawn_block_by_block() {
+    let tiny = Tiny::new();
+    tiny.command(&tiny.erase(&["--output", "out", "--quiet", "--format", "diffusers", "--format", "single-file"]))
+        .assert()
+        .code(0);
+    let draw = |what: &str, base: &str, picture: &str| {
+        tiny.command(&["inspect", what, "--base", base, "--picture", picture]).assert().code(0);
+        std::fs::read_to_string(tiny.root().join(picture)).unwrap()
+    };
+    let folder = draw("out", "model", "a.svg");
+    assert!(folder.starts_with("<svg xmlns=") && folder.contains("What changed in the UNet of out"), "{folder}");
+    for block in ["down 0: ", "mid: ", "up 0: "] {
+        assert!(folder.contains(block), "{folder}");
+    }
+    assert!(folder.contains("class=\"fill\"") && !folder.contains("down 0: 0 of"));
+    let figure = |svg: &str| svg.split_once(". input").unwrap().1.to_string();
+    // a single file, and the UNet alone, say the same
+    let file = draw("out/erased.safetensors", "model", "b.svg");
+    assert_eq!(figure(&file), figure(&folder));
+    let unet = draw(&format!("out/{UNET}"), &format!("model/{UNET}"), "c.svg");
+    assert_eq!(figure(&unet), figure(&folder));
+    let vae = format!("model/{VAE}");
+    tiny.refused(&["inspect", &vae, "--base", &vae, "--picture", "d.svg"], &["--picture", "no UNet"]);
+    tiny.refused(&["inspect", "out", "--picture", "d.svg"], &["--base"]);
+}
+
+#[test]
 fn hashes_are_those_that_python_computes() {
     let script = "
 import hashlib, json, sys, zlib

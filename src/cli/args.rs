@@ -106,6 +106,9 @@ pub struct InspectArgs {
     /// What it was made from: say which tensors differ, and by how much
     #[arg(long, value_name = "FILE|FOLDER")]
     pub base: Option<PathBuf>,
+    /// Draw how much of each of the UNet's blocks differs, into FILE.svg
+    #[arg(long, value_name = "FILE", requires = "base")]
+    pub picture: Option<PathBuf>,
     /// Print one JSON document instead of text
     #[arg(long)]
     pub json: bool,

@@ -1,10 +1,13 @@
 //! `erase-concept inspect`: what a model or a file of weights is, and what differs from its base.
 
 use super::ExitCode;
+use super::checks::model_name;
 use super::document::{bytes, print, print_json, table, thousands};
 use super::output::Display;
+use crate::audit::by_block;
+use crate::audit::html::changes;
 use crate::checkpoint::inspect::{Count, Difference, FileFacts, Weights};
-use crate::checkpoint::{ERASED, ModelFiles, SingleFile, base_sha256};
+use crate::checkpoint::{ERASED, ModelFiles, SingleFile, base_sha256, write_file_atomic};
 use crate::progress::{Event, Progress, Silent};
 use crate::{Error, Result, hub};
 use serde::Serialize;
@@ -29,6 +32,8 @@ pub struct InspectOptions {
     pub what: PathBuf,
     /// What it is compared with.
     pub base: Option<PathBuf>,
+    /// Where a picture of what differs goes.
+    pub picture: Option<PathBuf>,
     /// One JSON document instead of text.
     pub json: bool,
 }
@@ -79,11 +84,32 @@ pub fn run(options: &InspectOptions, display: &mut Display) -> Result<ExitCode> 
         false => examine(options, display)?,
     };
     display.finish();
+    if let (Some(path), Some(difference)) = (&options.picture, &report.difference) {
+        draw(path, &options.what, difference)?;
+    }
     match options.json {
         true => print_json(&report)?,
         false => print(&text(&report)),
     }
     Ok(ExitCode::Done)
+}
+
+/// Draws how much of each of the UNet's blocks differs.
+fn draw(path: &Path, what: &Path, difference: &Difference) -> Result<()> {
+    let of_unet = |name: &String| match name.split_once('/') {
+        Some(("unet", name)) => Some(name.to_string()),
+        Some(_) => None,
+        None => Some(name.clone()),
+    };
+    let sizes: Vec<(String, usize)> =
+        difference.elements.iter().filter_map(|(name, n)| Some((of_unet(name)?, *n))).collect();
+    let changed = difference.changed.iter().filter_map(|change| Some((of_unet(&change.name)?, change.changed)));
+    let blocks = by_block(sizes.iter().map(|(name, n)| (name.as_str(), *n, true)), &changed.collect());
+    if !blocks.iter().any(|block| block.block.starts_with("down_blocks")) {
+        return Err(Error::usage("--picture: there is no UNet in what is compared; name whole models, or two UNets"));
+    }
+    let title = format!("What changed in the UNet of {}", model_name(&what.display().to_string()));
+    write_file_atomic(path, changes(&title, &blocks).as_bytes())
 }
 
 /// A model's files if it is a folder (or built in), and its weights.

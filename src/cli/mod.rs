@@ -90,7 +90,8 @@ impl Request {
             }
             Some(Command::Inspect(args)) => {
                 let (what, base, json) = (args.what.clone(), args.base.clone(), args.json);
-                Self { run: RunOptions::of_document(json), job: Job::Inspect(InspectOptions { what, base, json }) }
+                let options = InspectOptions { what, base, picture: args.picture.clone(), json };
+                Self { run: RunOptions::of_document(json), job: Job::Inspect(options) }
             }
             Some(Command::Doctor(args)) => {
                 Self { run: RunOptions::of_document(args.json), job: Job::Doctor { json: args.json } }

@@ -16,6 +16,8 @@ pub mod tables;
 mod weights;
 pub mod words;
 
+pub use weights::changes;
+
 use super::{Move, Report, Shown, Verification};
 use crate::Result;
 use crate::concept::{Concept, Kind};

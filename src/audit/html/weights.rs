@@ -30,6 +30,28 @@ pub fn section(r: &EraseReport<'_>) -> Section {
     Section { id: "weights", title: "Where the trimmed weights lie".into(), nav: "Weights", body }
 }
 
+/// How a picture by itself looks.
+const SHEET: &str = "text { fill: #1d1f24; font: 12px sans-serif; } .title { font-size: 16px; font-weight: 600; } .value { \
+                     font-weight: 600; } .tick { fill: #565b66; font-size: 10.5px; } .hull { fill: #f6f5f1; stroke: #c9c6bd; \
+                     stroke-width: 1.5; } .fill { fill: #1f66b0; } .flow { stroke: #c9c6bd; stroke-width: 2; } .unscored .hull { \
+                     stroke-dasharray: 4 4; fill: #fff; }";
+
+/// The UNet's blocks by themselves, as an SVG file: what changed in each.
+pub fn changes(title: &str, blocks: &[BlockTrim]) -> String {
+    let boxes = boxes(blocks);
+    let rows = super::plots::height(&boxes);
+    let drawing = html! {
+        svg xmlns="http://www.w3.org/2000/svg" width="900" height=(rows + 70) viewBox=(format!("0 0 900 {}", rows + 70)) {
+            style { (maud::PreEscaped(SHEET)) }
+            rect width="100%" height="100%" fill="#fff" {}
+            text.title x="20" y="28" { (title) }
+            text.tick x="20" y="48" { "below each block: percent of its weights that changed, and how many" }
+            svg x="0" y="60" width="900" height=(rows) { (unet(title, &boxes)) }
+        }
+    };
+    format!("{}\n", drawing.into_string())
+}
+
 /// Blocks down to the middle lie ever deeper, those after it ever higher; ends that were not scored are left out.
 fn boxes(blocks: &[BlockTrim]) -> Vec<Block> {
     let outside = |b: &BlockTrim| ["input", "output"].contains(&b.block.as_str()) && b.scored == 0;

@@ -61,6 +61,9 @@ pub struct Difference {
     pub added: Vec<String>,
     /// In both, with other shapes.
     pub reshaped: Vec<String>,
+    /// How many elements each tensor has that both have.
+    #[serde(skip)]
+    pub elements: BTreeMap<String, usize>,
 }
 
 /// Sums over elements.
@@ -94,8 +97,8 @@ impl Sums {
 /// # Errors
 /// If they have no tensor of the same name, or the user interrupts.
 pub(super) fn compare(new: &Weights, base: &Weights) -> Result<Difference> {
-    // a single file and a folder are compared by the folder's names
-    let as_folder = new.parts.is_empty() != base.parts.is_empty();
+    // a single file is compared by the names that it has in a folder
+    let as_folder = !new.parts.is_empty() || !base.parts.is_empty();
     let (ours, theirs) = (new.tensors(as_folder)?, base.tensors(as_folder)?);
     let (ours, theirs) = same_naming(ours, theirs);
     let mut out = Difference {
@@ -124,6 +127,7 @@ pub(super) fn compare(new: &Weights, base: &Weights) -> Result<Difference> {
     let mut blocks: BTreeMap<String, (usize, usize, Sums)> = BTreeMap::new();
     for found in both.par_iter().map(differ).collect::<Result<Vec<_>>>()? {
         let (name, elements, found) = found;
+        out.elements.insert(name.clone(), elements);
         let block = block(&name);
         let entry = blocks.entry(block.clone()).or_default();
         entry.0 += 1;

@@ -11,7 +11,7 @@ pub use axis::{Axis, ticks};
 pub use curves::{Curve, curve};
 pub use histogram::{Mark, histogram};
 pub use intervals::{Interval, intervals};
-pub use unet::{Block, unet};
+pub use unet::{Block, height, unet};
 
 use maud::{Markup, html};
 

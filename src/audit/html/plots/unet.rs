@@ -29,15 +29,20 @@ impl Block {
     }
 }
 
+/// How high the figure is.
+pub fn height(blocks: &[Block]) -> u32 {
+    NAME + BOX + BELOW + blocks.iter().map(|b| b.depth).max().unwrap_or(0) * DEEPER
+}
+
 /// The figure. A box is filled from below in proportion to its share of trimmed entries; the fullest is full.
 pub fn unet(name: &str, blocks: &[Block]) -> Markup {
-    let deepest = blocks.iter().map(|b| b.depth).max().unwrap_or(0);
-    let height = NAME + BOX + BELOW + deepest * DEEPER;
+    let height = height(blocks);
     let most = blocks.iter().map(Block::share).fold(0.0, f64::max);
     let width = 100.0 / blocks.len().max(1) as f64;
     let x = |i: usize, share: f64| format!("{:.3}%", width * (i as f64 + share));
     let top = |block: &Block| NAME + block.depth * DEEPER;
-    let said = |b: &Block| format!("{} {}: {} of {}", b.name.0, b.name.1, thousands(b.trimmed), thousands(b.scored));
+    let named = |b: &Block| format!("{} {}", b.name.0, b.name.1).trim_end().to_string();
+    let said = |b: &Block| format!("{}: {} of {}", named(b), thousands(b.trimmed), thousands(b.scored));
     html! {
         svg.unet role="img" aria-label={ (name) ". " (blocks.iter().map(said).collect::<Vec<_>>().join("; ")) }
             width="100%" height=(height) {
