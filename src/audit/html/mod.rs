@@ -3,6 +3,8 @@
 //! [`page`] is the frame, [`words`] numbers and sentences, [`pictures`] pairs with a slider, [`plots`] figures, [`tables`]
 //! tables; every other file is a section of the erase job's report and is made of these.
 
+mod audit;
+mod compare;
 mod drift;
 mod losses;
 pub mod page;
@@ -15,6 +17,9 @@ mod summary;
 pub mod tables;
 mod weights;
 pub mod words;
+
+pub use audit::AuditReport;
+pub use compare::CompareReport;
 
 use super::{Move, Report, Shown, Verification};
 use crate::Result;
@@ -72,6 +77,7 @@ impl EraseReport<'_> {
                 format!("erase-concept {}", self.report.version),
             ],
             sections,
+            numbers: "report.json",
         };
         Ok(page.html().into_string())
     }
@@ -93,7 +99,7 @@ impl EraseReport<'_> {
             };
             let pairs: Vec<pictures::Pair> = before.iter().zip(after).map(pair).collect::<Result<_>>()?;
             let name = if concept { "pairs that should change" } else { "pairs that should stay" };
-            Ok(pictures::gallery(name, &pairs))
+            Ok(pictures::gallery(name, &pairs, pictures::BEFORE_AFTER))
         };
         let name = &self.report.concept;
         let body = html! {
