@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::tiny::{TEXT, Tiny, UNET, VAE, tree};
+use common::tiny::{TEXT, Tiny, UNET, VAE, assert_same, result, tree};
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
@@ -29,6 +29,13 @@ impl Disk {
                 None
             }
         }
+    }
+
+    /// Another size, for what is there and what comes.
+    fn resize(&self, pages: u64) {
+        let size = format!("remount,size={}", pages * PAGE);
+        let output = Command::new("mount").args(["-o", &size]).arg(self.0.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 
     fn path(&self, name: &str) -> String {
@@ -94,6 +101,29 @@ fn the_erase_job_names_the_file_for_which_there_is_no_room() {
     assert!(tried >= 10, "{tried} kinds of files");
     let Some(disk) = Disk::mount(before + 16) else { return };
     tiny.command(&tiny.erase(&["--output", &disk.path("out"), "--keep-images"])).assert().code(0);
+}
+
+#[test]
+fn an_audit_goes_on_once_there_is_room() {
+    let tiny = Tiny::new();
+    let set: String = (0..12).map(|i| format!("{i},a red star\n")).collect();
+    std::fs::write(tiny.root().join("set.csv"), format!("case_number,prompt\n{set}")).unwrap();
+    let args = ["audit", "--model", "model", "--prompts", "set.csv", "--steps", "1", "--batch-size", "2", "--output"];
+    tiny.command(&[&args[..], &["whole"]].concat()).assert().code(0);
+    // no room for the manifest, for a picture, for the results
+    for room in [2, 5, 16] {
+        let Some(disk) = Disk::mount(room) else { return };
+        let output = disk.path("out");
+        let args = [&args[..], &[&output]].concat();
+        tiny.refused(&args, &["disk full, free", "or choose another --output"]);
+        disk.resize(100);
+        tiny.command(&args).assert().code(0);
+        assert_same(
+            &result(&tiny.root().join("whole")),
+            &result(Path::new(&output)),
+            &format!("room for {room} pages"),
+        );
+    }
 }
 
 #[test]
