@@ -13,6 +13,7 @@
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=1
 #SBATCH --output=audit-%A_%a.log
+#SBATCH --open-mode=append
 #SBATCH --requeue
 # Slurm warns a minute before the time is up: the program then ends by itself, between two steps
 #SBATCH --signal=TERM@60

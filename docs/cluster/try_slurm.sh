@@ -75,13 +75,13 @@ sinfo
         echo "$i,a red star,$i,7"
     done
 } >set.csv
-export PROGRAM=$program MODEL=demo PROMPTS=$work/set.csv OUT=$work/audit FLAGS="--steps ${STEPS:-4}"
+export PROGRAM=$program MODEL=demo PROMPTS=$work/set.csv OUT=$work/audit FLAGS="--steps ${STEPS:-20} --batch-size 1"
 
 job=$(sbatch --parsable --array=1-4 "$repository/docs/cluster/slurm.sh")
 echo "array $job submitted"
 # kill a task in the middle of its work, without warning, and let Slurm start it again
 for _ in $(seq 600); do
-    [ "$(wc -l 2>/dev/null <audit/parts/1/manifest.jsonl || echo 0)" -ge 1 ] && break
+    [ "$(cat audit/parts/1/manifest.jsonl 2>/dev/null | wc -l)" -ge 3 ] && break
     sleep 0.1
 done
 scontrol requeue "${job}_1" && echo "task 1 requeued while it had $(($(wc -l <audit/parts/1/manifest.jsonl) - 1)) pictures"
@@ -90,7 +90,8 @@ echo "merge $merge submitted"
 while squeue -h -o "%i %T %r" | tee queue | grep -q .; do
     sleep 1
 done
-tail -n 3 audit-"${job}"_*.log
+grep -h "there already" audit-"${job}"_1.log
+tail -qn 1 audit-"${job}"_*.log
 cat merge.log
 
 "$program" audit --model demo --prompts set.csv $FLAGS --output one --quiet

@@ -142,7 +142,9 @@ fn batches_and_threads_change_no_byte_and_sample_draws_the_same() {
     let tiny = audited();
     plain_set(&tiny, 7);
     tiny.command(&audit(&["--output", "one", "--batch-size", "1"])).assert().code(0);
-    tiny.command(&audit(&["--output", "five", "--batch-size", "5", "--threads", "2"])).assert().code(0);
+    let five =
+        ["audit", "--model", "model", "--prompts", "set.csv", "--steps", "2", "--threads", "3", "--batch-size", "5"];
+    tiny.command(&[&five[..], &["--output", "five"]].concat()).assert().code(0);
     assert_same(&files(&tiny.root().join("one")), &files(&tiny.root().join("five")), "batches of 1 and of 5");
     let alone = ["sample", "--model", "model", "--prompt", "a red star number 3", "--seed", "13", "--steps", "2"];
     tiny.command(&[&alone[..], &["--guidance-scale", "6", "--output", "alone"]].concat()).assert().code(0);

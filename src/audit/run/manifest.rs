@@ -73,15 +73,8 @@ impl Manifest {
     /// If the folder holds something else or an audit with another header, another process works in it, or it cannot be written.
     pub fn open(folder: &Path, header: &Header) -> Result<(Self, usize)> {
         let path = folder.join(MANIFEST);
-        begin(folder, &path, header)?;
-        let file = OpenOptions::new().read(true).append(true).open(&path).map_err(Error::io(&path))?;
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                let what = "another process is working on this audit; wait for it, or choose another --output";
-                return Err(Error::file(folder, what));
-            }
-            Err(TryLockError::Error(_)) | Ok(()) => {} // a file system without locks
-        }
+        let file = claim(folder, &path)?;
+        begin(&file, &path, header)?;
         sweep_files(folder)?;
         let (found, entries, whole) = read(&path)?;
         let differences = header.differences(&found);
@@ -157,25 +150,40 @@ fn line(path: &Path, value: &impl Serialize) -> Result<String> {
     Ok(line)
 }
 
-/// Makes folder and first line, if the folder is new or empty.
-fn begin(folder: &Path, path: &Path, header: &Header) -> Result<()> {
-    if std::fs::metadata(path).is_ok_and(|file| file.len() > 0) {
-        return Ok(());
-    }
+/// Opens the manifest of a folder, both of which are made if they are not there. What holds other things is left alone.
+fn claim(folder: &Path, path: &Path) -> Result<File> {
     let unusable = |e: std::io::Error| match e.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::io(folder)(e),
         _ => Error::file(folder, format!("cannot be used: {e}; choose another --output")),
     };
     std::fs::create_dir_all(folder).map_err(unusable)?;
-    let others = std::fs::read_dir(folder).map_err(unusable)?.filter_map(|entry| entry.ok()).any(|entry| {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        !name.starts_with(&format!(".{MANIFEST}")) && name != MANIFEST
-    });
-    if others {
-        return Err(Error::file(folder, "is there already and holds no audit; choose another --output"));
+    if !std::fs::metadata(path).is_ok_and(|file| file.len() > 0) {
+        let ours = |name: &str| name == MANIFEST || name.starts_with(&format!(".{MANIFEST}"));
+        let mut names =
+            std::fs::read_dir(folder).map_err(unusable)?.filter_map(|entry| entry.ok()).map(|e| e.file_name());
+        if names.any(|name| !ours(&name.to_string_lossy())) {
+            return Err(Error::file(folder, "is there already and holds no audit; choose another --output"));
+        }
     }
-    write_file_atomic(path, line(path, header)?.as_bytes())
+    let file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(Error::io(path))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            let what = "another process is working on this audit; wait for it, or choose another --output";
+            Err(Error::file(folder, what))
+        }
+        Err(TryLockError::Error(_)) | Ok(()) => Ok(file), // a file system without locks
+    }
+}
+
+/// Writes the first line, if there is none or a process was killed while it wrote it.
+fn begin(mut file: &File, path: &Path, header: &Header) -> Result<()> {
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    if bytes.contains(&b'\n') {
+        return Ok(());
+    }
+    file.set_len(0).map_err(Error::io(path))?;
+    let line = line(path, header)?;
+    file.write_all(line.as_bytes()).map_err(Error::write(path, line.len()))
 }
 
 /// Header and entries of a manifest, and how long it is without an unfinished last line.
@@ -297,7 +305,9 @@ mod tests {
         };
         assert!(line("{\"schema\":\"erase-concept.manifest/9\"}\n").contains("manifest/9"));
         assert!(line("hello\n").contains("line 1"));
-        assert!(line("{\"a\":1").contains("is empty"));
+        // killed while it wrote its first line
+        std::fs::write(folder.path().join(MANIFEST), "{\"sche").unwrap();
+        assert_eq!(Manifest::open(folder.path(), &header()).unwrap().0.entries(), []);
         let strange = tempfile::tempdir().unwrap();
         std::fs::write(strange.path().join("thesis.tex"), "x").unwrap();
         assert!(Manifest::open(strange.path(), &header()).err().unwrap().to_string().contains("holds no audit"));

@@ -153,9 +153,9 @@ impl PromptSet {
             }
         }
         if set.rows.is_empty() {
-            let why = match (set.skipped.first(), selection.from_case) {
-                (Some(first), _) => format!("none of its rows can be drawn; the first: {first}"),
-                (None, Some(from)) => format!("no row has a number from {from} on (--from-case)"),
+            let why = match (selection.from_case, set.skipped.first()) {
+                (Some(from), _) => format!("no row that can be drawn has a number from {from} on (--from-case)"),
+                (None, Some(first)) => format!("none of its rows can be drawn; the first: {first}"),
                 (None, None) => "has no rows".into(),
             };
             return Err(Error::file(path, why));

@@ -5,21 +5,24 @@ use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
 const AFTER: &str = "\
-The prompt set is a CSV file with a header. The columns of the known sets are understood (I2P, ESD, UCE, SPM, MACE, COCO):
-  prompt (or caption, text)                       what to draw; the only column that must be there
-  evaluation_seed (or sd_seed, seed)              the noise's seed; --seed plus the row's number where there is none
-  evaluation_guidance (or sd_guidance_scale, ...) guidance; --guidance-scale where there is none
-  sd_image_width, sd_image_height (or width, ...) size; --width and --height, or the model's own, where there is none
-  case_number (or image_id, id)                   what files are called by; the row's number where there is none
-Every other column is kept and comes back in audit.csv. Picture K of a row has the row's seed plus K x 1,000,000.
+The prompt set is a CSV file with a header; the columns of the known sets are understood (I2P, ESD, UCE, SPM, MACE, COCO):
+  prompt, caption or text                       what to draw; no other column must be there
+  evaluation_seed, sd_seed or seed              else --seed plus the row's number
+  evaluation_guidance, sd_guidance_scale, ...   else --guidance-scale, 7.5
+  sd_image_width and _height, width and height  else --width and --height, the model's own
+  case_number, image_id or id                   what files are called by: CASE_SAMPLE.png; else the row's number
+Other columns come back in audit.csv. Further pictures of a row (--samples) add 1,000,000 to its seed each.
+
+What is in a picture is said by the classifier that lies beside the first model that has one (the demo has); without
+one, pictures are made but not counted.
 
 If it is interrupted or killed, the same command goes on where it was; the result is the same, byte for byte.
 
 Examples:
   erase-concept audit --model out --prompts i2p.csv --output audit
-  erase-concept audit --model demo --model out --prompts i2p.csv --ignore size --max-rate star@out=0.05 --output audit
-  erase-concept audit --model out --prompts i2p.csv --shard 2/8 --output part-2     one of eight machines
-  erase-concept audit merge part-1 part-2 part-3 part-4 part-5 part-6 part-7 part-8 --output audit
+  erase-concept audit --model demo --model out --prompts i2p.csv --ignore size --max-rate star@out=0.05 -o audit
+  erase-concept audit --model out --prompts i2p.csv --shard 2/8 --output part-2
+  erase-concept audit merge part-* --output audit
 
 Exit codes: 0 done, 1 done but a --max-rate is missed, 2 could not run, 130 interrupted.";
 
@@ -46,7 +49,7 @@ pub struct AuditArgs {
     /// Pictures of each row
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "What to audit")]
     pub samples: usize,
-    /// Refuse a prompt set in which a row cannot be drawn, instead of skipping the row
+    /// Refuse a prompt set in which a row cannot be drawn, instead of skipping and naming the row
     #[arg(long, help_heading = "What to audit")]
     pub strict: bool,
     /// Make one part of N: I/N, or auto in a Slurm array, or auto/N in a Kubernetes indexed job of N completions
@@ -62,13 +65,13 @@ pub struct AuditArgs {
     #[arg(long, help_heading = "Result")]
     pub no_images: bool,
     /// Exit with 1 if a label is found in more than this fraction of a model's pictures: "shape: star=0.05", or star=0.05 where one
-    /// label ends so; star@MODEL=0.05 for one of several models. May be given several times
+    /// label ends so; star@MODEL=0.05 for one of several models, by the last part of its name. May be given several times
     #[arg(long, value_name = "LABEL=FRACTION", help_heading = "Result")]
     pub max_rate: Vec<String>,
     /// Seed of rows that have none, to which the row's number is added
     #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Sampling")]
     pub seed: u64,
-    /// How pictures are sampled.
+    /// How pictures are sampled: 30 steps and the model's own scheduler by default.
     #[command(flatten)]
     pub sampling: SamplingArgs,
     /// Width in pixels of rows that have none [default: the model's own]

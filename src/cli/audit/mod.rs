@@ -99,7 +99,7 @@ fn audit(options: &RunOptions, display: &mut Display) -> Result<ExitCode> {
     }
     let (header, entries) = manifest.complete(&order)?;
     let summary = write_results(&options.output, &header, &entries)?;
-    if made {
+    if made || !options.output.join("run.json").exists() {
         write_run(&options.output, &watch, options.precision)?;
     }
     finish(&summary, &header, &options.output, &options.limits, display)
