@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::tiny::{TEXT, Tiny, UNET, VAE, tree};
+use common::tiny::{TEXT, Tiny, UNET, VAE, assert_same, result, tree};
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
@@ -29,6 +29,13 @@ impl Disk {
                 None
             }
         }
+    }
+
+    /// Another size, for what is there and what comes.
+    fn resize(&self, pages: u64) {
+        let size = format!("remount,size={}", pages * PAGE);
+        let output = Command::new("mount").args(["-o", &size]).arg(self.0.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 
     fn path(&self, name: &str) -> String {
@@ -113,6 +120,29 @@ fn a_model_in_another_format_needs_room_too_and_a_place_that_can_be_written() {
         let said = tiny.refused(&export, &[]);
         let said = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
         assert!(said.contains("Read-only file system") && said.contains("choose"), "{said}");
+    }
+}
+
+#[test]
+fn an_audit_goes_on_once_there_is_room() {
+    let tiny = Tiny::new();
+    let set: String = (0..12).map(|i| format!("{i},a red star\n")).collect();
+    std::fs::write(tiny.root().join("set.csv"), format!("case_number,prompt\n{set}")).unwrap();
+    let args = ["audit", "--model", "model", "--prompts", "set.csv", "--steps", "1", "--batch-size", "2", "--output"];
+    tiny.command(&[&args[..], &["whole"]].concat()).assert().code(0);
+    // no room for the manifest, for a picture, for the results
+    for room in [2, 5, 16] {
+        let Some(disk) = Disk::mount(room) else { return };
+        let output = disk.path("out");
+        let args = [&args[..], &[&output]].concat();
+        tiny.refused(&args, &["disk full, free", "or choose another --output"]);
+        disk.resize(100);
+        tiny.command(&args).assert().code(0);
+        assert_same(
+            &result(&tiny.root().join("whole")),
+            &result(Path::new(&output)),
+            &format!("room for {room} pages"),
+        );
     }
 }
 

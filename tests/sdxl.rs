@@ -98,7 +98,7 @@ fn sizes_follow_the_picture() {
     };
     let many = at(None, &["a red star"; 9]);
     assert_eq!(many.dims(), [9, 4, 16, 16]);
-    assert!(difference(&many.narrow(0, 8, 1).unwrap(), &at(None, &["a red star"])).0 < 1e-4, "rows are cut alike");
+    assert_eq!(difference(&many.narrow(0, 8, 1).unwrap(), &at(None, &["a red star"])).0, 0.0, "rows are cut alike");
     let small = at(Some((8, 16)), &["a red star"]);
     let start = Generator::new(7).randn_tensor((1, 4, 8, 16), &Device::Cpu).unwrap();
     let options = SampleOptions { sampler: Sampler::Euler, steps: 1, guidance_scale: 1.0, eta: 0.0, size: None };
@@ -107,7 +107,8 @@ fn sizes_follow_the_picture() {
     let mut denoise = |conditions| {
         model.denoise(&unet, &options, &conditions, &model.embed_negative(&[""]).unwrap(), start.clone(), &mut noise)
     };
-    assert_eq!(difference(&denoise(told(16, 32)).unwrap(), &small).0, 0.0);
+    // but for how convolutions are computed, which here follows from the batch
+    assert!(difference(&denoise(told(16, 32)).unwrap(), &small).0 < 1e-5);
     assert!(difference(&denoise(told(32, 32)).unwrap(), &small).0 > 1e-4, "the sizes matter");
 }
 

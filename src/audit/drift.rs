@@ -76,7 +76,12 @@ pub struct Drift {
 
 /// Compares two verifications of one plan picture by picture, in the order of the pictures.
 pub fn moves<'a>(before: &'a Verification, after: &'a Verification) -> Vec<Move<'a>> {
-    let pairs: Vec<(&Drawn, &Drawn)> = before.drawn.iter().zip(&after.drawn).collect();
+    moves_of(&before.drawn, &after.drawn)
+}
+
+/// Compares two lists of pictures one by one, in order.
+pub fn moves_of<'a>(before: &'a [Drawn], after: &'a [Drawn]) -> Vec<Move<'a>> {
+    let pairs: Vec<(&Drawn, &Drawn)> = before.iter().zip(after).collect();
     let compare = |(b, a): &(&'a Drawn, &'a Drawn)| Move {
         group: b.group,
         prompt: &b.prompt,
@@ -93,15 +98,7 @@ impl Drift {
     /// Takes the means.
     pub fn new(moves: &[Move<'_>]) -> Self {
         let of = |group: &str| mean(moves.iter().filter(|m| m.group == group));
-        let mut prompts: BTreeMap<&str, Vec<&Move<'_>>> = BTreeMap::new();
-        for m in moves.iter().filter(|m| m.group == "retain") {
-            prompts.entry(m.prompt).or_default().push(m);
-        }
-        let prompts = prompts.into_iter().filter_map(|(prompt, moves)| {
-            Some(PromptDrift { prompt: prompt.to_string(), mean: mean(moves.into_iter())? })
-        });
-        let mut prompts: Vec<PromptDrift> = prompts.collect();
-        prompts.sort_by(|a, b| b.mean.difference.total_cmp(&a.mean.difference));
+        let prompts = by_prompt(moves.iter().filter(|m| m.group == "retain"));
         Self {
             definition: DRIFT_DEFINITION,
             concept: of("concept"),
@@ -112,7 +109,20 @@ impl Drift {
     }
 }
 
-pub(super) fn mean<'a>(moves: impl Iterator<Item = &'a Move<'a>>) -> Option<DriftMean> {
+/// The mean of each prompt, the most drifted first.
+pub fn by_prompt<'a>(moves: impl Iterator<Item = &'a Move<'a>>) -> Vec<PromptDrift> {
+    let mut prompts: BTreeMap<&str, Vec<&Move<'_>>> = BTreeMap::new();
+    moves.for_each(|m| prompts.entry(m.prompt).or_default().push(m));
+    let prompts = prompts
+        .into_iter()
+        .filter_map(|(prompt, moves)| Some(PromptDrift { prompt: prompt.to_string(), mean: mean(moves.into_iter())? }));
+    let mut prompts: Vec<PromptDrift> = prompts.collect();
+    prompts.sort_by(|a, b| b.mean.difference.total_cmp(&a.mean.difference));
+    prompts
+}
+
+/// The mean of some pictures; `None` if there are none.
+pub fn mean<'a>(moves: impl Iterator<Item = &'a Move<'a>>) -> Option<DriftMean> {
     let (mut n, mut difference, mut ssim) = (0, 0.0, 0.0);
     for m in moves {
         n += 1;

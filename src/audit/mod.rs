@@ -9,11 +9,14 @@ mod model_card;
 mod picture;
 mod prompt_set;
 mod report;
+pub mod run;
 mod trimmed;
 mod verify;
 
 pub use detector::{ClassifierDetector, Detector};
-pub use drift::{DRIFT_DEFINITION, Drift, DriftMean, Move, PromptDrift, moves};
+pub use drift::{
+    DRIFT_DEFINITION, Drift, DriftMean, Move, PromptDrift, averaged_down, by_prompt, mean, moves, moves_of,
+};
 pub use grid::{Grid, GridRow};
 pub use interval::{mean_drop, paired_drop, wilson};
 pub use model_card::Card;

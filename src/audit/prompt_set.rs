@@ -2,6 +2,7 @@
 //! MACE, COCO).
 
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
@@ -41,7 +42,7 @@ pub struct PromptRow {
 }
 
 /// A row that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Malformed {
     /// The line of the file on which the row begins, from 1.
     pub line: u64,

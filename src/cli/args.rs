@@ -1,5 +1,7 @@
 //! Raw flags, as clap reads them. Nothing but [`super::options`] looks at them.
 
+use super::audit::args::AuditArgs;
+use super::compare::args::CompareArgs;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -47,6 +49,10 @@ impl Cli {
 pub enum Command {
     /// Render prompts with a model
     Sample(Box<SampleArgs>),
+    /// Render a whole prompt set (a CSV file such as I2P's) with one or more models, and count what is found in the pictures
+    Audit(Box<AuditArgs>),
+    /// Render the same prompts and seeds with two models, side by side, and say how far the pictures lie apart
+    Compare(Box<CompareArgs>),
     /// Compare settings of the method over concepts and seeds
     Bench(Box<BenchArgs>),
     /// Say what a model or a file of weights is: kind, parameters, hashes, metadata, and what differs from a base

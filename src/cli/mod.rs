@@ -1,10 +1,12 @@
 //! The command line: flags in, validated options out, a job run, an exit code.
 
 pub mod args;
+mod audit;
 mod bench;
 mod cache;
 mod checks;
 mod command;
+mod compare;
 mod concepts;
 mod doctor;
 mod document;
@@ -38,6 +40,8 @@ use std::ffi::OsString;
 enum Job {
     Erase(Box<EraseOptions>),
     Sample(Box<SampleOptions>),
+    Audit(audit::Options),
+    Compare(Box<compare::Options>),
     Bench(Box<BenchOptions>),
     Export(ExportOptions),
     Inspect(InspectOptions),
@@ -64,6 +68,8 @@ impl Request {
         })?;
         let run = match &cli.command {
             Some(Command::Sample(args)) => Some(&args.run),
+            Some(Command::Audit(args)) => Some(args.run()),
+            Some(Command::Compare(args)) => Some(&args.run),
             Some(Command::Bench(args)) => Some(&args.run),
             Some(Command::Inspect(_) | Command::Export(_) | Command::Doctor(_)) => None,
             None => Some(&cli.erase.run),
@@ -81,6 +87,12 @@ impl Request {
         Ok(match &cli.command {
             Some(Command::Sample(args)) => {
                 Self { run: RunOptions::try_from(&args.run)?, job: Job::Sample(Box::new((&**args).try_into()?)) }
+            }
+            Some(Command::Audit(args)) => {
+                Self { run: RunOptions::try_from(args.run())?, job: Job::Audit((&**args).try_into()?) }
+            }
+            Some(Command::Compare(args)) => {
+                Self { run: RunOptions::try_from(&args.run)?, job: Job::Compare(Box::new((&**args).try_into()?)) }
             }
             Some(Command::Bench(args)) => {
                 Self { run: RunOptions::try_from(&args.run)?, job: Job::Bench(Box::new((&**args).try_into()?)) }
@@ -108,6 +120,8 @@ impl Request {
         let outcome = match &self.job {
             Job::Erase(options) => erase::run(options, &mut display),
             Job::Sample(options) => sample::run(options, &mut display),
+            Job::Audit(options) => audit::run(options, &mut display),
+            Job::Compare(options) => compare::run(options, &mut display),
             Job::Bench(options) => bench::run(options, &mut display),
             Job::Export(options) => export::run(options, &mut display),
             Job::Inspect(options) => inspect::run(options, &mut display),

@@ -29,5 +29,5 @@ pub use layer_norm::{LayerNorm, layer_norm};
 pub use layout::{add_per_channel, from_tokens, to_tokens};
 pub use linear::{Linear, linear};
 pub use params::{LoadReport, Loader, ParamPath, ParamStore, Shapes};
-pub use rows::{by_rows, side_by_side};
+pub use rows::{assuming_rows, by_rows, side_by_side};
 pub use upsample::upsample_nearest2x;

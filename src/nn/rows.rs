@@ -1,10 +1,36 @@
 //! Rows of a batch side by side: for small networks, a thread that takes a few rows through all layers is much faster than
-//! all threads together in each layer.
+//! all threads together in each layer. And rows whose results do not depend on how many others are beside them.
 
 use super::kernels::parallel::shares;
 use crate::Result;
 use candle_core::Tensor;
+use std::cell::Cell;
 use std::ops::Range;
+
+thread_local! {
+    /// See [`assuming_rows`].
+    static ASSUMED: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Runs `f`, in which layers choose how they compute as if every batch had `rows` rows. The ways differ in the last bits, so
+/// that without this a row's result depends on how many others are beside it. Holds for this thread; shares that `f` starts
+/// must say so for themselves.
+pub fn assuming_rows<T>(rows: usize, f: impl FnOnce() -> T) -> T {
+    /// Puts the number back, on a panic too.
+    struct Restore(Option<usize>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ASSUMED.set(self.0);
+        }
+    }
+    let _restore = Restore(ASSUMED.replace(Some(rows)));
+    f()
+}
+
+/// The rows by which a way is chosen, where that is not the batch.
+pub(super) fn assumed_rows() -> Option<usize> {
+    ASSUMED.get()
+}
 
 /// `f(rows)` for every `size` rows of `0..count`, side by side, joined along the first dimension. The cut depends on the
 /// sizes alone.

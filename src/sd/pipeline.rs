@@ -2,7 +2,7 @@
 
 use super::{AddedConditions, Conditions, TextEncoder, Tokenizer, Unet, UnetConfig, Vae};
 use crate::diffusion::{self, Generator, Sampler, Schedule, SchedulerConfig};
-use crate::nn::{ParamStore, by_rows};
+use crate::nn::{ParamStore, assuming_rows, by_rows};
 use crate::progress::check_interrupted;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -111,7 +111,7 @@ impl StableDiffusion {
         self.unet_config.sample_size.unwrap_or(64)
     }
 
-    /// One latent for each seed: row i depends on its own prompt, negative prompt and seed alone, but for rounding.
+    /// One latent for each seed: row i depends on its own prompt, negative prompt and seed alone, to the last bit.
     ///
     /// # Shape
     /// `B` prompts, negatives and seeds -> `(B, C, h, w)`.
@@ -151,7 +151,9 @@ impl StableDiffusion {
         let pixels = |latent: usize| latent * self.vae.downsampling();
         let [prompts, negatives] = [self.embed(prompts)?, self.embed_negative(negatives)?]
             .map(|conditions| conditions.sized(pixels(height), pixels(width)));
-        self.denoise(unet, options, &prompts, &negatives, start, &mut draw)
+        // as with guidance, of a whole share or of one large picture
+        let rows = if share == SHARE { 2 * SHARE } else { 2 };
+        assuming_rows(rows, || self.denoise(unet, options, &prompts, &negatives, start, &mut draw))
     }
 
     /// Denoises unit-normal latents `start` `(B, C, h, w)` under the conditions of `B` prompts and negative prompts.
@@ -180,12 +182,14 @@ impl StableDiffusion {
         if finite { Ok(x) } else { Err(Error::Numeric(NOT_FINITE.into())) }
     }
 
-    /// Pictures `(B, 3, H, W)` in about -1 to 1.
+    /// Pictures `(B, 3, H, W)` in about -1 to 1, each depending on its own latent alone.
     pub fn decode_latents(&self, latents: &Tensor) -> Result<Tensor> {
         let (batch, _, height, width) = latents.dims4()?;
         let latents = (latents / self.vae.scaling_factor())?;
-        by_rows(batch, self.share(height * width), |rows| {
-            self.vae.decode(&latents.narrow(0, rows.start, rows.len())?)
+        let share = self.share(height * width);
+        let assumed = if share == SHARE { SHARE } else { 1 };
+        by_rows(batch, share, |rows| {
+            assuming_rows(assumed, || self.vae.decode(&latents.narrow(0, rows.start, rows.len())?))
         })
     }
 

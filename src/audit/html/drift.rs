@@ -2,7 +2,7 @@
 
 use super::EraseReport;
 use super::page::Section;
-use super::pictures::{Pair, Side, gallery};
+use super::pictures::{BEFORE_AFTER, Pair, Side, gallery};
 use super::plots::{Axis, Mark, figure, histogram};
 use super::tables::{Table, cell, more};
 use super::words::{count, number, thousands};
@@ -71,7 +71,8 @@ fn plot(r: &EraseReport<'_>) -> Markup {
     histogram("Drift of the prompts for everything else", &axis, &values, BINS, "prompt", &marks)
 }
 
-fn table(caption: &str, rows: &[PromptDrift], all: &[PromptDrift]) -> Table {
+/// `rows` of `all`, which are sorted, the most drifted first.
+pub(super) fn table(caption: &str, rows: &[PromptDrift], all: &[PromptDrift]) -> Table {
     let most = all.first().map_or(1.0, |p| p.mean.difference).max(1e-9);
     let bar = |value: f64| html! { span.bar style={ "--share:" (number(100.0 * value / most, 1)) "%" } { (number(value, 1)) } };
     let row = |p: &PromptDrift| {
@@ -96,5 +97,6 @@ fn farthest(moves: &[Move<'_>]) -> Result<Markup> {
             note: Some(format!("difference {}, SSIM {}", number(m.difference, 1), number(m.ssim, 3))),
         })
     };
-    Ok(gallery("pairs that moved most", &moves.iter().take(SHOWN).map(pair).collect::<Result<Vec<_>>>()?))
+    let pairs = moves.iter().take(SHOWN).map(pair).collect::<Result<Vec<_>>>()?;
+    Ok(gallery("pairs that moved most", &pairs, BEFORE_AFTER))
 }

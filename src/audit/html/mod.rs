@@ -3,6 +3,8 @@
 //! [`page`] is the frame, [`words`] numbers and sentences, [`pictures`] pairs with a slider, [`plots`] figures, [`tables`]
 //! tables; every other file is a section of the erase job's report and is made of these.
 
+mod audit;
+mod compare;
 mod drift;
 mod losses;
 pub mod page;
@@ -16,6 +18,8 @@ pub mod tables;
 mod weights;
 pub mod words;
 
+pub use audit::AuditReport;
+pub use compare::CompareReport;
 pub use weights::changes;
 
 use super::{Move, Report, Shown, Verification};
@@ -74,6 +78,7 @@ impl EraseReport<'_> {
                 format!("erase-concept {}", self.report.version),
             ],
             sections,
+            numbers: "report.json",
         };
         Ok(page.html().into_string())
     }
@@ -95,7 +100,7 @@ impl EraseReport<'_> {
             };
             let pairs: Vec<pictures::Pair> = before.iter().zip(after).map(pair).collect::<Result<_>>()?;
             let name = if concept { "pairs that should change" } else { "pairs that should stay" };
-            Ok(pictures::gallery(name, &pairs))
+            Ok(pictures::gallery(name, &pairs, pictures::BEFORE_AFTER))
         };
         let name = &self.report.concept;
         let body = html! {

@@ -29,6 +29,8 @@ pub struct Page {
     pub facts: Vec<String>,
     /// Its parts.
     pub sections: Vec<Section>,
+    /// The file beside it that has the same numbers for programs.
+    pub numbers: &'static str,
 }
 
 impl Page {
@@ -67,7 +69,7 @@ impl Page {
                     }
                     footer { p { "Written by erase-concept. This file is complete in itself: it loads nothing from anywhere and "
                         "holds no date, so that equal runs give equal bytes. The same numbers for programs stand in "
-                        code { "report.json" } "; times and memory in " code { "run.json" } "." } }
+                        code { (self.numbers) } "; times and memory in " code { "run.json" } "." } }
                     script { (PreEscaped(SCRIPT)) }
                 }
             }
@@ -95,6 +97,7 @@ mod tests {
             kicker: "\"k\"".into(),
             facts: vec!["a & b".into()],
             sections: vec![Section { id: "one", title: "<b>".into(), nav: "One", body: html! { p { "x" } } }],
+            numbers: "report.json",
         };
         let text = page.html().into_string();
         assert_eq!(text.matches("<script>").count(), 1, "only its own script");

@@ -13,6 +13,9 @@ const SMALL: u32 = 160;
 /// Width and height of a picture that is made unrecognisable.
 const BLURRED: u32 = 64;
 
+/// What the two pictures of an erase job's pairs are called.
+pub const BEFORE_AFTER: [&str; 2] = ["before", "after"];
+
 /// One picture of a pair.
 pub struct Side {
     /// Its bytes as a `data:` URI.
@@ -25,13 +28,13 @@ pub struct Side {
     pub blurred: bool,
 }
 
-/// The same prompt and seed before and after.
+/// The same prompt and seed before and after, or by two models.
 pub struct Pair {
     /// The prompt.
     pub prompt: String,
     /// The seed.
     pub seed: u64,
-    /// Before and after.
+    /// The pictures, first the one that lies left of the slider's line.
     pub sides: [Side; 2],
     /// A line below.
     pub note: Option<String>,
@@ -53,40 +56,40 @@ impl Side {
         Ok(Self { uri, size: (width, height), found, blurred: blur })
     }
 
-    fn html(&self, when: &str, prompt: &str) -> Markup {
+    fn html(&self, place: &str, name: &str, prompt: &str) -> Markup {
         let what = if self.blurred { ", made unrecognisable" } else { "" };
         let small = self.size.0 < SMALL && !self.blurred;
         html! {
-            span.shot .(when) {
+            span.shot .(place) {
                 img .pixels[small] src=(self.uri) width=(self.size.0) height=(self.size.1) draggable="false"
-                    alt={ (when) (what) ": " (prompt) };
-                span.tag aria-hidden="true" { (when) }
+                    alt={ (name) (what) ": " (prompt) };
+                span.tag aria-hidden="true" { (name) }
             }
         }
     }
 }
 
 impl Pair {
-    /// A figure: without script and in print both pictures stand side by side.
-    pub fn html(&self) -> Markup {
-        let [before, after] = &self.sides;
+    /// A figure: without script and in print both pictures stand side by side. `names` is what they are called.
+    pub fn html(&self, names: [&str; 2]) -> Markup {
+        let ([before, after], [left, right]) = (&self.sides, names);
         html! {
-            figure.pair data-pair {
+            figure.pair data-pair data-left=(left) data-right=(right) {
                 div.frame {
-                    (before.html("before", &self.prompt))
-                    (after.html("after", &self.prompt))
+                    (before.html("before", left, &self.prompt))
+                    (after.html("after", right, &self.prompt))
                     span.line aria-hidden="true" {}
                 }
                 input type="range" min="0" max="100" value="50" autocomplete="off"
                     aria-label={
-                        "How much is from before: " (self.prompt) ", seed " (self.seed)
+                        "How much is from " (left) ": " (self.prompt) ", seed " (self.seed)
                         @if let Some(note) = &self.note { ", " (note) }
                     };
                 figcaption {
                     span.prompt { (self.prompt) }
                     span.seed { "seed " (self.seed) }
                     @if let (Some(b), Some(a)) = (before.found, after.found) {
-                        span.found { (found(b)) " before, " b.still[a] { (found(a)) } " after" }
+                        span.found { (found(b)) " " (left) ", " b.still[a] { (found(a)) } " " (right) }
                     }
                     @if let Some(note) = &self.note { span.found { (note) } }
                 }
@@ -99,16 +102,18 @@ fn found(hit: bool) -> &'static str {
     if hit { "found" } else { "not found" }
 }
 
-/// Pairs beneath one slider that moves all of them. `name` tells it from other galleries' sliders.
-pub fn gallery(name: &str, pairs: &[Pair]) -> Markup {
+/// Pairs beneath one slider that moves all of them. `name` tells it from other galleries' sliders, `names` is what the pictures of
+/// a pair are called.
+pub fn gallery(name: &str, pairs: &[Pair], names: [&str; 2]) -> Markup {
+    let [left, right] = names;
     html! {
-        div.gallery data-gallery {
+        div.gallery data-gallery data-left=(left) data-right=(right) {
             label.all {
                 span { "Move all " (name) }
                 input type="range" min="0" max="100" value="50" autocomplete="off" aria-label={ "Move all " (name) };
-                span.ends aria-hidden="true" { span.after-text { "all after" } span.before-text { "all before" } }
+                span.ends aria-hidden="true" { span.after-text { "all " (right) } span.before-text { "all " (left) } }
             }
-            div.pairs { @for pair in pairs { (pair.html()) } }
+            div.pairs { @for pair in pairs { (pair.html(names)) } }
         }
     }
 }

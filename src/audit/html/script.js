@@ -6,7 +6,8 @@
   const update = (pair) => {
     const range = pair.querySelector("input");
     pair.style.setProperty("--at", range.value + "%");
-    range.setAttribute("aria-valuetext", `${range.value} % before, ${100 - range.value} % after`);
+    const { left, right } = pair.dataset;
+    range.setAttribute("aria-valuetext", `${range.value} % ${left}, ${100 - range.value} % ${right}`);
   };
   const set = (pair, value) => {
     pair.querySelector("input").value = value;

@@ -17,6 +17,7 @@ use super::kernels::parallel::unwritten;
 use super::kernels::storage::{cpu, cpu_weight, fused_with, slice, weight as weight_values};
 use super::kernels::values::Values;
 use super::params::ParamPath;
+use super::rows::assumed_rows;
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use kernel::Kernel;
@@ -101,7 +102,8 @@ fn convolve(
     let Some(geometry) = Geometry::new(x, weight, bias, stride, padding).filter(|_| fused_with(weight, &others)) else {
         return reference(x, weight, bias, stride, padding);
     };
-    let op = Convolution { geometry, way: Way::of(&geometry), points };
+    let way = Way::of(&Geometry { batch: assumed_rows().unwrap_or(geometry.batch), ..geometry });
+    let op = Convolution { geometry, way, points };
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     Ok(match bias {
         Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, op)?,
