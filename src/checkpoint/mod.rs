@@ -7,6 +7,7 @@ mod hash;
 mod header;
 pub mod inspect;
 mod load;
+pub mod lora;
 mod malformed;
 mod output_folder;
 mod precision;

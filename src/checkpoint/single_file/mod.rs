@@ -16,6 +16,7 @@ mod write;
 
 pub use names::{Architecture, Entry, How, NameTable, Networks, Spelling};
 pub(super) use view::TensorFile;
+pub(super) use write::networks;
 pub use write::write_single_file;
 
 use super::files::Bytes;
