@@ -162,7 +162,7 @@ fn factors(shape: &[usize], parts: &Parts<'_>) -> std::result::Result<(Vec<f32>,
         let what = format!("has an up of {up:?} and a down of {down:?}, which do not make a matrix of {shape:?}");
         return Err(format!("{what}; the LoRA was made for another model, or is damaged"));
     }
-    let named = |part: &'static str| move |what: String| format!("has a {part} that {what}");
+    let named = |part: &'static str| move |what: String| format!("cannot be used: its {part} {what}");
     let alpha = match &parts.alpha {
         None => rank as f64,
         Some(view) => match floats(view).map_err(named("alpha"))?[..] {
