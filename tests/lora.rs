@@ -644,7 +644,7 @@ fn models_that_are_not_versions_of_one_another_make_no_lora() {
     refused(&pair.base, &pair.model("edited"), "not a safetensors file");
 }
 
-/// Writes an edited model into the folder in `OUTPUTS`, as a folder, a single file and a LoRA of full and of half precision:
+/// Writes an edited model into the folder in `OUTPUTS`, as a folder, a single file and LoRAs, with what these make of the base:
 /// what `tests/diffusers/check_outputs.py` opens. `BASE` is `demo`, `tiny-sd21` or `tiny-sdxl`.
 #[test]
 #[ignore = "writes files for a check with Python"]
@@ -658,11 +658,16 @@ fn outputs_for_diffusers() {
     std::fs::create_dir(&folder).expect("OUTPUTS has no outputs yet");
     save_edited(&edited, &BTreeMap::new(), &folder, &BTreeMap::new()).unwrap();
     write_single_file(&edited, &outputs.join("single.safetensors"), &BTreeMap::new()).unwrap();
-    for (name, half) in [("lora.safetensors", false), ("lora-f16.safetensors", true)] {
-        let options = Options { half, ..Options::default() };
-        let summary =
-            create(&pair.base, &edited, &outputs.join(name), &options, &BTreeMap::new(), &mut Silent).unwrap();
+    for (name, rank, half) in
+        [("lora", Rank::Full, false), ("lora-f16", Rank::Full, true), ("lora-rank8", Rank::Fixed(8), false)]
+    {
+        let options = Options { rank, half, ..Options::default() };
+        let path = outputs.join(format!("{name}.safetensors"));
+        let summary = create(&pair.base, &edited, &path, &options, &BTreeMap::new(), &mut Silent).unwrap();
         println!("{name}: {}", summary.line());
+        let applied = outputs.join(format!("{name}-applied"));
+        std::fs::create_dir(&applied).unwrap();
+        save_edited(&pair.base, &apply(&pair.base, &path, 1.0).unwrap(), &applied, &BTreeMap::new()).unwrap();
     }
 }
 
@@ -711,14 +716,25 @@ fn full_size() {
         line.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or_default() / 1024.0
     };
     std::fs::write("/proc/self/clear_refs", "5").unwrap(); // the peak counts from here
-    let (start, before) = (std::time::Instant::now(), resident("VmRSS"));
+    // of all threads, in hundredths of a second
+    let cpu = || {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+        fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+    };
+    let (start, before, used) = (std::time::Instant::now(), resident("VmRSS"), cpu());
     let options = Options { rank, ..Options::default() };
     let summary = create(&base, &edited, &path, &options, &BTreeMap::new(), &mut Silent).unwrap();
     let seconds = start.elapsed().as_secs_f64();
     let size = std::fs::metadata(&path).unwrap().len() as f64 / 1048576.0;
     println!("{scope} {rank}: {}", summary.line());
-    println!("{seconds:.1} s, peak {:.0} MiB above {before:.0}, file {size:.1} MiB", resident("VmHWM") - before);
-    let start = std::time::Instant::now();
+    println!(
+        "{seconds:.1} s ({:.1} s of CPU), peak {:.0} MiB above {before:.0}, file {size:.1} MiB",
+        cpu() - used,
+        resident("VmHWM") - before
+    );
+    let (start, used) = (std::time::Instant::now(), cpu());
     let changed = apply(&base, &path, 1.0).unwrap();
-    println!("applied to {} tensors in {:.1} s", changed.len(), start.elapsed().as_secs_f64());
+    let seconds = start.elapsed().as_secs_f64();
+    println!("applied to {} tensors in {seconds:.1} s ({:.1} s of CPU)", changed.len(), cpu() - used);
 }

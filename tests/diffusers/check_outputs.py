@@ -9,8 +9,9 @@ BASE is the folder of the model that was edited (for the demo: a copy of weights
 * a single file: opened with `from_single_file`, with the configs of BASE;
 * a LoRA (a safetensors file with `lora_` in its tensors' names): BASE is opened, and the file with `load_lora_weights`.
 
-The program renders a folder and a single file itself. For a LoRA it renders the model that BASE and the LoRA make together:
-`--edited`, by default the first OUTPUT that is a folder (so that a LoRA is compared with the model that it was made from).
+The program renders a folder and a single file itself. For a LoRA `NAME.safetensors` it renders the model that BASE and the LoRA
+make together: the folder `NAME-applied` beside it, if there is one, otherwise `--edited`, otherwise the first OUTPUT that is a
+folder (so that a LoRA is compared with the model that it was made from; only one of full rank can hold to that).
 
 Noise is drawn as the program draws it: picture i of all has the seed SEED + i, and a draw of `torch.randn` on the CPU of its
 own. Both use one sampler, number of steps and scale of guidance, and 32 bits. A line is printed for each OUTPUT, with the lowest
@@ -62,7 +63,7 @@ def pipeline_class(base):
 
 def opened(base, path, kind):
     """The pipeline, and what is wrong with it in words, or nothing."""
-    pipeline, options = pipeline_class(base), {"torch_dtype": torch.float32, "local_files_only": True}
+    pipeline, options = pipeline_class(base), {"dtype": torch.float32, "local_files_only": True}
     if kind == "folder":
         return pipeline.from_pretrained(path, **options), ""
     if kind == "single file":
@@ -111,6 +112,14 @@ def psnr(a, b):
     return min(one(x, y) for x, y in zip(a, b))
 
 
+def rendered(path, kind, args):
+    """What the program renders for an output."""
+    applied = path.with_name(f"{path.stem}-applied")
+    if kind != "LoRA":
+        return path
+    return applied if applied.is_dir() else args.edited
+
+
 def shown(db):
     return "same" if math.isinf(db) else f"{db:.1f} dB"
 
@@ -131,7 +140,8 @@ def main():
     args.prompt = args.prompt or ["a red star", "a blue circle", "two green rings on a white background", "a photo"]
     kinds = {path: kind_of(path) for path in args.outputs}
     args.edited = args.edited or next((path for path, kind in kinds.items() if kind == "folder"), None)
-    if args.edited is None and "LoRA" in kinds.values():
+    models = {path: rendered(path, kind, args) for path, kind in kinds.items()}
+    if None in models.values():
         parser.error("a LoRA is compared with the model that it makes of BASE: name that as --edited")
 
     versions = ", ".join(f"{module.__name__} {module.__version__}" for module in [diffusers, transformers, peft, torch])
@@ -139,8 +149,9 @@ def main():
     base = ours(args.base, args)
     rows, failed = [("output", "kind", "PSNR", "BASE's own", "")], False
     for path, kind in kinds.items():
+        print(f"opening {path} ({kind})", file=sys.stderr)
         pipe, wrong = opened(args.base, path, kind)
-        expected = ours(args.edited if kind == "LoRA" else path, args)
+        expected = ours(models[path], args)
         found = psnr(theirs(pipe, args), expected)
         failed |= found < args.least or bool(wrong)
         verdict = wrong or ("" if found >= args.least else f"below {args.least:g} dB")
