@@ -11,6 +11,7 @@ mod hash;
 mod header;
 pub mod inspect;
 mod load;
+pub mod lora;
 mod malformed;
 mod modelspec;
 mod output_folder;

@@ -157,7 +157,7 @@ pub(super) fn same_weights(a: &ModelFiles, b: &ModelFiles, rel: &str) -> Result<
 }
 
 /// The weight files whose plain name is `rel`.
-fn open(files: &ModelFiles, rel: &str) -> Result<Vec<TensorFile>> {
+pub(super) fn open(files: &ModelFiles, rel: &str) -> Result<Vec<TensorFile>> {
     WeightFiles::find(files, rel)?.shards.iter().map(|shard| TensorFile::open(files, shard)).collect()
 }
 

@@ -37,7 +37,7 @@ pub fn recognise(shapes: &Shapes) -> Recognised {
         None => found(what, known),
     };
     if holds(".lora_down.") || holds(".lora_up.") || holds(".lora_A.") || holds(".lora_B.") || holds("lora.down.") {
-        return found("LoRA: changes to a model, not a model", false);
+        return found(&format!("LoRA{}: changes to a model, not a model", lora(shapes)), false);
     }
     if holds("double_blocks.") || holds("single_transformer_blocks.") {
         return found("Flux, which is not supported yet", false);
@@ -78,12 +78,37 @@ pub fn recognise(shapes: &Shapes) -> Recognised {
     found("not recognised", false)
 }
 
+/// The model that a LoRA is for, its layers and ranks, as far as they show: ` for Stable Diffusion 1.x, 64 layers of rank 16`.
+fn lora(shapes: &Shapes) -> String {
+    let downs = ["lora_down.weight", "lora_A.weight", "lora.down.weight"];
+    let down = |name: &str| downs.iter().any(|down| name.ends_with(down));
+    let keys = ["attn2_to_k.lora_down.weight", "attn2.to_k.lora_A.weight", "attn2.processor.to_k_lora.down.weight"];
+    let width = shapes.iter().find(|(name, _)| keys.iter().any(|key| name.ends_with(key)));
+    let family = width.and_then(|(_, shape)| of_width(*shape.get(1)?, false));
+    let of = family.map_or_else(String::new, |family| format!(" for {family}"));
+    let ranks: Vec<usize> =
+        shapes.iter().filter(|(name, _)| down(name)).filter_map(|(_, shape)| shape.first().copied()).collect();
+    match (ranks.iter().min(), ranks.iter().max()) {
+        (Some(low), Some(high)) if low == high => format!("{of}, {} of rank {low}", layers(ranks.len())),
+        (Some(low), Some(high)) => format!("{of}, {} of ranks {low} to {high}", layers(ranks.len())),
+        _ => of,
+    }
+}
+
+fn layers(n: usize) -> String {
+    format!("{n} layer{}", if n == 1 { "" } else { "s" })
+}
+
 /// The family, by the width of the text that cross-attention reads.
 fn family(shapes: &Shapes) -> Option<&'static str> {
     let (_, shape) = shapes.iter().find(|(name, _)| name.ends_with("attn2.to_k.weight"))?;
     let inputs = ["conv_in.weight", "model.diffusion_model.input_blocks.0.0.weight"];
     let inpainting = inputs.iter().filter_map(|name| shapes.get(*name)).any(|shape| shape.get(1) == Some(&9));
-    Some(match (shape.get(1)?, inpainting) {
+    of_width(*shape.get(1)?, inpainting)
+}
+
+fn of_width(width: usize, inpainting: bool) -> Option<&'static str> {
+    Some(match (width, inpainting) {
         (768, false) => "Stable Diffusion 1.x",
         (768, true) => "Stable Diffusion 1.x inpainting",
         (1024, false) => "Stable Diffusion 2.x",
@@ -120,7 +145,7 @@ mod tests {
     fn each_kind_is_told_from_the_others() {
         let to_k = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight";
         let single = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight";
-        let cases: [(Tensors<'_>, &str, bool); 12] = [
+        let cases: [(Tensors<'_>, &str, bool); 15] = [
             (
                 &[(to_k, &[320, 768]), ("time_embedding.linear_1.weight", &[1])],
                 "UNet (diffusers' names) of Stable Diffusion 1.x",
@@ -137,7 +162,21 @@ mod tests {
                 true,
             ),
             (&[(single, &[320, 768])], "UNet in a single-file checkpoint's names of Stable Diffusion 1.x", true),
-            (&[("lora_unet_x.lora_down.weight", &[4, 4])], "LoRA", false),
+            (
+                &[("lora_unet_x.lora_down.weight", &[4, 4]), ("lora_unet_x.lora_up.weight", &[4, 4])],
+                "LoRA, 1 layer of rank 4: changes to a model",
+                false,
+            ),
+            (
+                &[
+                    ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.lora_down.weight", &[8, 2048]),
+                    ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_v.lora_down.weight", &[16, 2048]),
+                ],
+                "LoRA for SDXL, 2 layers of ranks 8 to 16: changes to a model",
+                false,
+            ),
+            (&[("x.attn2.to_k.lora_A.weight", &[4, 768])], "LoRA for Stable Diffusion 1.x, 1 layer of rank 4:", false),
+            (&[("x.attn1.processor.to_q_lora.down.weight", &[4, 768])], "LoRA, 1 layer of rank 4: changes", false),
             (&[("double_blocks.0.img_attn.qkv.weight", &[1])], "Flux, which is not supported yet", false),
             (
                 &[("model.diffusion_model.joint_blocks.0.x", &[1])],

@@ -153,8 +153,8 @@ pub fn architecture(files: &ModelFiles) -> Result<Architecture> {
     }
 }
 
-/// The networks of a folder.
-fn networks(files: &ModelFiles) -> Result<Networks> {
+/// The networks of a model.
+pub(in crate::checkpoint) fn networks(files: &ModelFiles) -> Result<Networks> {
     let unet = UnetConfig::from_json(&String::from_utf8_lossy(&files.read("unet/config.json")?))
         .map_err(|e| Error::file(files.describe("unet/config.json"), e))?;
     let text_encoder: crate::sd::TextEncoderConfig = config(files, "text_encoder/config.json")?;

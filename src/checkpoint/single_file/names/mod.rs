@@ -152,6 +152,11 @@ impl NameTable {
         Self { components }
     }
 
+    /// The parameters of a UNet alone.
+    pub fn unet(config: &UnetConfig) -> Vec<Entry> {
+        unet::names(config)
+    }
+
     /// The parameters of a component (`unet`, `vae`, `text_encoder`, `text_encoder_2`); empty if the model has none.
     pub fn component(&self, component: &str) -> &[Entry] {
         self.components.get(component).map_or(&[], Vec::as_slice)
