@@ -9,6 +9,7 @@ pub mod inspect;
 mod load;
 mod malformed;
 mod output_folder;
+pub mod patch;
 mod precision;
 mod read;
 mod save;

@@ -74,7 +74,8 @@ fn write_index(files: &ModelFiles, absent: &[String], target: &Path) -> Result<(
 /// Bytes copied between two looks at whether the user interrupts.
 const COPIED: u64 = 64 << 20;
 
-fn copy(files: &ModelFiles, rel: &str, target: &Path) -> Result<()> {
+/// Copies a file of a model.
+pub(super) fn copy(files: &ModelFiles, rel: &str, target: &Path) -> Result<()> {
     let ModelFiles::Folder(root) = files else { return write_file(target, &files.read(rel)?) };
     let source = root.join(rel);
     let mut from = fs::File::open(&source).map_err(Error::io(&source))?;

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 use safetensors::Dtype;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::path::Path;
 
 /// One tensor to be written.
@@ -105,8 +105,13 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::write(path, bytes).map_err(Error::write(path, bytes.len()))
 }
 
+/// A file that is being written, and whose start can be written last.
+pub(super) trait Output: Write + Seek {}
+
+impl<T: Write + Seek> Output for T {}
+
 /// Writes a sibling of `path`, syncs it, renames it to `path`, syncs the folder. `size` is for messages.
-fn atomically(path: &Path, size: usize, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+pub(super) fn atomically(path: &Path, size: usize, write: impl FnOnce(&mut dyn Output) -> Result<()>) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or_else(|| Error::file(path, "not the name of a file"))?;
     let prefix = file_prefix(&name.to_string_lossy());

@@ -1,5 +1,6 @@
 //! The command line: flags in, validated options out, a job run, an exit code.
 
+mod apply;
 pub mod args;
 mod bench;
 mod cache;
@@ -23,6 +24,7 @@ pub use exit_code::ExitCode;
 
 use crate::Result;
 use crate::nn::Instructions;
+use apply::ApplyOptions;
 use args::{Cli, Command};
 use clap::Parser;
 use inspect::InspectOptions;
@@ -37,6 +39,7 @@ enum Job {
     Sample(Box<SampleOptions>),
     Bench(Box<BenchOptions>),
     Inspect(InspectOptions),
+    Apply(ApplyOptions),
     Doctor { json: bool },
 }
 
@@ -61,7 +64,7 @@ impl Request {
         let run = match &cli.command {
             Some(Command::Sample(args)) => Some(&args.run),
             Some(Command::Bench(args)) => Some(&args.run),
-            Some(Command::Inspect(_) | Command::Doctor(_)) => None,
+            Some(Command::Inspect(_) | Command::Apply(_) | Command::Doctor(_)) => None,
             None => Some(&cli.erase.run),
         };
         let style = run.map(|run| Style::decide(run.json, run.quiet, run.verbose));
@@ -85,6 +88,9 @@ impl Request {
                 let (what, base, json) = (args.what.clone(), args.base.clone(), args.json);
                 Self { run: RunOptions::of_document(json), job: Job::Inspect(InspectOptions { what, base, json }) }
             }
+            Some(Command::Apply(args)) => {
+                Self { run: RunOptions::of_document(args.json), job: Job::Apply((&**args).into()) }
+            }
             Some(Command::Doctor(args)) => {
                 Self { run: RunOptions::of_document(args.json), job: Job::Doctor { json: args.json } }
             }
@@ -102,6 +108,7 @@ impl Request {
             Job::Sample(options) => sample::run(options, &mut display),
             Job::Bench(options) => bench::run(options, &mut display),
             Job::Inspect(options) => inspect::run(options, &mut display),
+            Job::Apply(options) => apply::run(options, &mut display),
             Job::Doctor { json } => doctor::run(*json, &mut display),
         };
         display.finish();
