@@ -325,7 +325,10 @@ fn refusal(files: &ModelFiles, patch: &Path, reverse: bool) -> String {
     };
     let run = if reverse { patch::reverse } else { patch::apply };
     let error = run(files, patch, &place, &mut Silent).unwrap_err();
-    assert_eq!(tree(tmp.path()), [""; 0], "{error}");
+    // of a folder, what was written is thrown away with it
+    let late =
+        ["would not have the hash", "damaged: its change of"].iter().any(|late| error.to_string().contains(late));
+    assert!(late || tree(tmp.path()).is_empty(), "{error}");
     error.to_string()
 }
 
@@ -355,7 +358,7 @@ fn another_model_is_refused_with_what_differs() {
         &["is the patch's base, not its result", base, "nothing to reverse"],
     );
     let file = case.tmp.path().join("single.safetensors");
-    write_single_file(&case.base, &file, &BTreeMap::new()).unwrap();
+    write_single_file(&hub::demo(), &file, &BTreeMap::new()).unwrap();
     says(
         refusal(&single(&file), &case.patch(), false),
         &["is for a folder in diffusers' layout, but", "a single file"],

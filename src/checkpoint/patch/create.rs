@@ -2,7 +2,7 @@
 
 use super::TEXT_LIMIT;
 use super::apply::hashes;
-use super::blocks::{self, Form, blocks};
+use super::blocks::{self, blocks};
 use super::index::{Change, Dropped, FORMAT, FORMAT_KEY, File, INDEX, Index, Layout, Side, can_be_named};
 use super::numbers::Numbers;
 use super::rebuild::header_of;
@@ -322,11 +322,12 @@ fn write_changes(path: &Path, output: &mut dyn Output, changed: &mut [Changed<'_
             blocks::encode(writer, *numbers, base, result)
         };
         let made = group.par_iter().map_init(Writer::new, one).collect::<std::io::Result<Vec<_>>>();
-        for ((number, _, base, result), (form, change)) in group.iter().zip(made.map_err(Error::io(path))?) {
-            let (tensor, bytes) = (&mut changed[*number], blocks::framed(change));
+        for ((number, _, base, result), change) in group.iter().zip(made.map_err(Error::io(path))?) {
+            let tensor = &mut changed[*number];
+            tensor.all |= !blocks::is_listed(&change);
+            let bytes = blocks::framed(change);
             output.write_all(&bytes).map_err(Error::write(path, bytes.len()))?;
             tensor.written += bytes.len() as u64;
-            tensor.all |= form == Form::All;
             tensor.pair.base.release(base);
             tensor.pair.result.release(result);
         }
