@@ -15,7 +15,7 @@ static ALLOCATOR: Counting<std::alloc::System> = Counting(std::alloc::System);
 /// Bytes of the one tensor.
 const TENSOR: usize = 384 << 20;
 /// A group of blocks of f32 with planes, what they are packed into, and what is written.
-const LIMIT: usize = 160 << 20;
+const LIMIT: usize = 96 << 20;
 
 /// A folder of one large tensor, of noise that depends on the seed in its low bits.
 fn model(folder: &Path, seed: u32) -> ModelFiles {

@@ -171,7 +171,8 @@ mod tests {
 
     #[test]
     fn each_kind_of_section_comes_back() {
-        let noise: Vec<u8> = (0..1000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 | 1).collect();
+        let mut random = crate::diffusion::Generator::new(5);
+        let noise: Vec<u8> = (0..1000).map(|_| random.below(256) as u8).collect();
         let skewed: Vec<u8> = noise.iter().map(|byte| byte >> 6).collect();
         for (bytes, kind, most) in [(&noise, RAW, 1001), (&skewed, PACKED, 400), (&vec![0; 99], ZERO, 1)] {
             let section = there_and_back(bytes);
@@ -185,7 +186,7 @@ mod tests {
     fn places_come_back() {
         for places in [vec![], vec![0], vec![0, 17, 145, 20_000, 199_999], (0..1000).map(|i| 3 * i).collect()] {
             let written = Writer::new().unwrap().places(&places).unwrap();
-            assert!(written.len() <= 20, "{} bytes", written.len());
+            assert!(written.len() <= 40, "{} bytes", written.len());
             let mut rest = &written[..];
             let found = Reader::new().unwrap().places(&mut rest, 200_000).unwrap();
             assert!(found.iter().map(|place| *place as u32).eq(places.iter().copied()) && rest.is_empty());
@@ -234,7 +235,7 @@ mod tests {
         for (packed, like, limit, what) in [
             (&packed[..], like.as_str(), text.len() - 1, "more than the"),
             (&pack_text(b"x", b"xy").unwrap(), "xy", 1, "more than the"),
-            (&packed[..40], &like, text.len(), "does not unpack"),
+            (&packed[..packed.len() - 4], &like, text.len(), "does not unpack"),
             (&packed, "", text.len(), "does not unpack"),
             (&packed[..3], &like, text.len(), CUT),
         ] {
