@@ -81,7 +81,8 @@ PICKLE = {
 
 def frame(content):
     """A Zstandard frame that holds the content as it is."""
-    return b"\x28\xb5\x2f\xfd\x20" + bytes([len(content)]) + struct.pack("<I", len(content) << 3 | 1)[:3] + content
+    size = b"\x60" + struct.pack("<H", len(content) - 256) if len(content) > 255 else b"\x20" + bytes([len(content)])
+    return b"\x28\xb5\x2f\xfd" + size + struct.pack("<I", len(content) << 3 | 1)[:3] + content
 
 
 def repeated(byte, count):
@@ -140,13 +141,16 @@ def patch(parts, files=None, layout="folder", version=1):
     return weights(header, b"".join(parts.values()))
 
 
-HEADER = json.dumps({"__metadata__": {"erase.concept": "star"}, **WEIGHTS}).encode()
-CHANGES = {"result:README.md": a_text(b"no stars"), "base:" + UNET: a_text(json.dumps(WEIGHTS).encode()[:0]),
-           f"{UNET}:a": blocks(LISTED), f"{UNET}:b": blocks(MIXED), f"{UNET}:c": blocks(ALL)}
+def header(metadata):
+    return a_text(json.dumps({"__metadata__": metadata, **WEIGHTS}).encode())
+
+
+CHANGES = {"result:README.md": a_text(b"no stars"), f"{UNET}:a": blocks(LISTED), f"{UNET}:b": blocks(MIXED), f"{UNET}:c": blocks(ALL)}
+HEADERS = {"base:" + UNET: header({}), "result:" + UNET: header({"erase.concept": "star"})}
 SINGLE = [{"path": "model.safetensors", "base": "a" * 64, "result": "b" * 64, "change": "weights", "dropped": {"tensors": 2, "first": "e"}}]
 PATCH = {
-    "folder": patch({name: part for name, part in CHANGES.items() if name[:5] != "base:"}),
-    "header": patch({**CHANGES, "result:" + UNET: a_text(HEADER[:255])}),
+    "folder": patch(CHANGES),
+    "headers": patch({**CHANGES, **HEADERS}),
     "single": patch({"model.safetensors:a": blocks(LISTED), "model.safetensors:b": blocks(MIXED)}, SINGLE, "single-file"),
     "newer": patch({}, version=2),
     "outside": patch({}, [{"path": "../x", "base": "a" * 64, "result": "a" * 64}]),

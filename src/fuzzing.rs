@@ -65,11 +65,15 @@ pub fn prompts(data: &[u8]) {
 
 /// A patch, and all that it makes of a small file (with which those in the corpus go).
 pub fn patch(data: &[u8]) {
+    let _ = checkpoint::patch::read_all(data, &patch_base());
+}
+
+/// The small file: a safetensors file with a tensor of each width.
+pub fn patch_base() -> Vec<u8> {
     const HEADER: &str = "{\"a\":{\"dtype\":\"F32\",\"shape\":[40],\"data_offsets\":[0,160]},\
                           \"b\":{\"dtype\":\"F16\",\"shape\":[2,4],\"data_offsets\":[160,176]},\
                           \"c\":{\"dtype\":\"U8\",\"shape\":[5],\"data_offsets\":[176,181]}}";
-    let base = [&(HEADER.len() as u64).to_le_bytes()[..], HEADER.as_bytes(), &[0x3c; 181]].concat();
-    let _ = checkpoint::patch::read_all(data, &base);
+    [&(HEADER.len() as u64).to_le_bytes()[..], HEADER.as_bytes(), &[0x3c; 181]].concat()
 }
 
 /// Calls `read`; panics if it takes more memory than twice `data` and `slack`. The program's allocator must be

@@ -464,6 +464,25 @@ fn forged_patches_are_refused() {
     says(&longer, "get the patch again");
 }
 
+#[test]
+fn the_fuzzers_seeds_are_what_they_should_be() {
+    let base = erase_concept::fuzzing::patch_base();
+    for seed in fs::read_dir(repository("fuzz/corpus/patch")).unwrap() {
+        let path = seed.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let found = patch::read_all(&fs::read(&path).unwrap(), &base).map_err(|e| e.to_string());
+        match name {
+            "folder" | "headers" | "single" => assert_eq!(found, Ok(()), "{name}"),
+            "newer" => assert!(found.as_ref().is_err_and(|e| e.contains("newer version")), "{found:?}"),
+            "outside" => assert!(found.as_ref().is_err_and(|e| e.contains("leads outside")), "{found:?}"),
+            "bomb" | "text-bomb" => assert!(found.as_ref().is_err_and(|e| e.contains("unpack")), "{name}: {found:?}"),
+            "cut" => assert!(found.as_ref().is_err_and(|e| e.contains("is cut off")), "{found:?}"),
+            "too-many" => assert!(found.as_ref().is_err_and(|e| e.contains("bytes too many")), "{found:?}"),
+            other => assert!(found.is_err(), "{other}"),
+        }
+    }
+}
+
 /// Of a folder the parts that were written stay in the folder that is thrown away; of a file there is nothing.
 #[test]
 fn damages_are_seen_and_leave_no_file() {

@@ -159,8 +159,10 @@ pub(super) fn everything(patch: &Contents<'_>, source: &[u8]) -> Result<()> {
         for direction in [Direction::Forward, Direction::Reverse] {
             let found = match file.change {
                 Some(super::index::Change::Weights) => weights(patch, &file.path, source, direction, &mut Nowhere),
-                Some(super::index::Change::Text) => text(patch, &file.path, b"", direction).map(drop),
-                None => Ok(()),
+                Some(super::index::Change::Text) if file.hash(direction.target()).is_some() => {
+                    text(patch, &file.path, b"", direction).map(drop)
+                }
+                _ => Ok(()),
             };
             first = first.and(found);
         }
