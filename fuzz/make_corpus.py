@@ -154,10 +154,10 @@ PATCH = {
     "single": patch({"model.safetensors:a": blocks(LISTED), "model.safetensors:b": blocks(MIXED)}, SINGLE, "single-file"),
     "newer": patch({}, version=2),
     "outside": patch({}, [{"path": "../x", "base": "a" * 64, "result": "a" * 64}]),
-    "bomb": patch({f"{UNET}:a": blocks(b"\x01" + places() + b"\x02" + struct.pack("<I", 13) + repeated(b"x", 100000))}),
+    "bomb": patch({**CHANGES, f"{UNET}:a": blocks(b"\x01" + places() + b"\x02" + struct.pack("<I", 13) + repeated(b"x", 100000))}),
     "text-bomb": patch({"result:README.md": struct.pack("<I", 100000) + repeated(b"x", 100000)}),
-    "cut": patch({f"{UNET}:a": blocks(LISTED)[:-3]}),
-    "too-many": patch({f"{UNET}:c": blocks(ALL, ALL)}),
+    "cut": patch({**CHANGES, f"{UNET}:a": blocks(LISTED)[:-3]}),
+    "too-many": patch({**CHANGES, f"{UNET}:c": blocks(ALL, ALL)}),
 }
 
 
