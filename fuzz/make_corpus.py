@@ -155,7 +155,7 @@ PATCH = {
     "newer": patch({}, version=2),
     "outside": patch({}, [{"path": "../x", "base": "a" * 64, "result": "a" * 64}]),
     "bomb": patch({**CHANGES, f"{UNET}:a": blocks(b"\x01" + places() + b"\x02" + struct.pack("<I", 13) + repeated(b"x", 100000))}),
-    "text-bomb": patch({"result:README.md": struct.pack("<I", 100000) + repeated(b"x", 100000)}),
+    "text-bomb": patch({"result:README.md": struct.pack("<I", 100) + repeated(b"x", 100000)}),
     "cut": patch({**CHANGES, f"{UNET}:a": blocks(LISTED)[:-3]}),
     "too-many": patch({**CHANGES, f"{UNET}:c": blocks(ALL, ALL)}),
 }
