@@ -1,4 +1,5 @@
 """Writes the seeds of the fuzzers' corpora: python3 fuzz/make_corpus.py"""
+import hashlib
 import json
 import pathlib
 import struct
@@ -78,8 +79,90 @@ PICKLE = {
 }
 
 
+def frame(content):
+    """A Zstandard frame that holds the content as it is."""
+    size = b"\x60" + struct.pack("<H", len(content) - 256) if len(content) > 255 else b"\x20" + bytes([len(content)])
+    return b"\x28\xb5\x2f\xfd" + size + struct.pack("<I", len(content) << 3 | 1)[:3] + content
+
+
+def repeated(byte, count):
+    """A Zstandard frame of one byte, repeated."""
+    size = struct.pack("<I", count)
+    return b"\x28\xb5\x2f\xfd\xa0" + size + struct.pack("<I", count << 3 | 3)[:3] + byte
+
+
+def packed(content):
+    return b"\x02" + struct.pack("<I", len(frame(content))) + frame(content)
+
+
+def raw(content):
+    return b"\x01" + content
+
+
+def places(*gaps):
+    return struct.pack("<II", len(gaps), len(gaps)) + raw(bytes(gaps)) if gaps else bytes(4)
+
+
+def blocks(*changes):
+    return b"".join(struct.pack("<I", len(change)) + change for change in changes)
+
+
+def a_text(content):
+    return struct.pack("<I", len(content)) + frame(content)
+
+
+# what fuzzing::patch has in the place of the base
+WEIGHTS = {"a": entry("F32", [40], 0, 160), "b": entry("F16", [2, 4], 160, 176), "c": entry("U8", [5], 176, 181)}
+LISTED = b"\x00" + places(3, 0, 7) + raw(b"\x02\x01\x09") + b"\x00" + packed(b"\x01\x02\x03") + b"\x00"
+MIXED = b"\x01" + places(5) + raw(b"\xff") * 2 + raw(bytes(range(7)))
+ALL = b"\x01" + places() + packed(bytes(range(5)))
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+def patch(parts, files=None, layout="folder", version=1):
+    files = files or [
+        {"path": "README.md", "base": None, "result": "a" * 64, "change": "text"},
+        {"path": UNET, "base": "b" * 64, "result": "c" * 64, "change": "weights"},
+        {"path": "vae/config.json", "base": "d" * 64, "result": "d" * 64},
+    ]
+
+    def model(side):
+        if layout != "folder":
+            return files[0][side]
+        lines = "".join(f"{file['path']}\0{file[side]}\n" for file in files if file[side])
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    metadata = {"patch.format": f"erase-concept.patch/{version}", "patch.base_sha256": model("base"), "patch.result_sha256": model("result")}
+    parts = {"index": json.dumps({"layout": layout, "files": files}).encode(), **parts}
+    header, at = {"__metadata__": metadata}, 0
+    for name, content in parts.items():
+        header[name] = entry("U8", [len(content)], at, at + len(content))
+        at += len(content)
+    return weights(header, b"".join(parts.values()))
+
+
+def header(metadata):
+    return a_text(json.dumps({"__metadata__": metadata, **WEIGHTS}).encode())
+
+
+CHANGES = {"result:README.md": a_text(b"no stars"), f"{UNET}:a": blocks(LISTED), f"{UNET}:b": blocks(MIXED), f"{UNET}:c": blocks(ALL)}
+HEADERS = {"base:" + UNET: header({}), "result:" + UNET: header({"erase.concept": "star"})}
+SINGLE = [{"path": "model.safetensors", "base": "a" * 64, "result": "b" * 64, "change": "weights", "dropped": {"tensors": 2, "first": "e"}}]
+PATCH = {
+    "folder": patch(CHANGES),
+    "headers": patch({**CHANGES, **HEADERS}),
+    "single": patch({"model.safetensors:a": blocks(LISTED), "model.safetensors:b": blocks(MIXED)}, SINGLE, "single-file"),
+    "newer": patch({}, version=2),
+    "outside": patch({}, [{"path": "../x", "base": "a" * 64, "result": "a" * 64}]),
+    "bomb": patch({**CHANGES, f"{UNET}:a": blocks(b"\x01" + places() + b"\x02" + struct.pack("<I", 13) + repeated(b"x", 100000))}),
+    "text-bomb": patch({"result:README.md": struct.pack("<I", 100) + repeated(b"x", 100000)}),
+    "cut": patch({**CHANGES, f"{UNET}:a": blocks(LISTED)[:-3]}),
+    "too-many": patch({**CHANGES, f"{UNET}:c": blocks(ALL, ALL)}),
+}
+
+
 def main():
-    for name, files in {"safetensors": SAFETENSORS, "pickle": PICKLE, "prompts": PROMPTS}.items():
+    for name, files in {"safetensors": SAFETENSORS, "pickle": PICKLE, "prompts": PROMPTS, "patch": PATCH}.items():
         folder = HERE / "corpus" / name
         folder.mkdir(parents=True, exist_ok=True)
         for stem, content in files.items():

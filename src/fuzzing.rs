@@ -15,15 +15,19 @@ const CONCEPT_SLACK: usize = 24 << 20;
 /// The same for a pickle: values may be copied two million times in all.
 const PICKLE_SLACK: usize = 256 << 20;
 
+/// The same for a patch: small files and headers of up to 16 MiB may lie in it, and be what they are in a few bytes.
+const PATCH_SLACK: usize = 96 << 20;
+
 /// A fuzzer's name, what it calls, and what that may take beyond twice its input.
 pub type Target = (&'static str, fn(&[u8]), usize);
 
 /// All fuzzers.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     ("safetensors", safetensors, SLACK),
     ("pickle", pickle, PICKLE_SLACK),
     ("concept", concept, CONCEPT_SLACK),
     ("prompts", prompts, SLACK),
+    ("patch", patch, PATCH_SLACK),
 ];
 
 /// What the fuzzer of this name does with an input.
@@ -57,6 +61,19 @@ pub fn prompts(data: &[u8]) {
             assert!(!row.prompt.is_empty() && !row.case.is_empty() && !row.case.contains('/'));
         }
     }
+}
+
+/// A patch, and all that it makes of a small file (with which those in the corpus go).
+pub fn patch(data: &[u8]) {
+    let _ = checkpoint::patch::read_all(data, &patch_base());
+}
+
+/// The small file: a safetensors file with a tensor of each width.
+pub fn patch_base() -> Vec<u8> {
+    const HEADER: &str = "{\"a\":{\"dtype\":\"F32\",\"shape\":[40],\"data_offsets\":[0,160]},\
+                          \"b\":{\"dtype\":\"F16\",\"shape\":[2,4],\"data_offsets\":[160,176]},\
+                          \"c\":{\"dtype\":\"U8\",\"shape\":[5],\"data_offsets\":[176,181]}}";
+    [&(HEADER.len() as u64).to_le_bytes()[..], HEADER.as_bytes(), &[0x3c; 181]].concat()
 }
 
 /// Calls `read`; panics if it takes more memory than twice `data` and `slack`. The program's allocator must be

@@ -29,15 +29,15 @@ fn operation() -> Result<()> {
 }
 
 /// A file that is being written.
-pub(super) struct Output<'a>(&'a fs::File);
+pub(super) struct Writing<'a>(&'a fs::File);
 
-impl<'a> Output<'a> {
+impl<'a> Writing<'a> {
     pub fn new(file: &'a fs::File) -> Self {
         Self(file)
     }
 }
 
-impl Write for Output<'_> {
+impl Write for Writing<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
         operation()?;
         self.0.write(bytes)
@@ -48,7 +48,7 @@ impl Write for Output<'_> {
     }
 }
 
-impl Seek for Output<'_> {
+impl Seek for Writing<'_> {
     fn seek(&mut self, to: SeekFrom) -> Result<u64> {
         self.0.seek(to)
     }
@@ -57,7 +57,7 @@ impl Seek for Output<'_> {
 /// A new file with this content.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let file = fs::File::create(path)?;
-    Output::new(&file).write_all(bytes)
+    Writing::new(&file).write_all(bytes)
 }
 
 /// Copies at most `piece` bytes, from where the two files stand; the system does it without our help where it can.

@@ -268,7 +268,7 @@ impl Deref for Bytes {
 }
 
 /// `rel` as a path, if it stays inside the folder it is joined to: names in a model's JSON files come from strangers.
-fn inside(rel: &str) -> Result<&Path> {
+pub(super) fn inside(rel: &str) -> Result<&Path> {
     let path = Path::new(rel);
     let plain = path.components().all(|c| matches!(c, Component::Normal(_)));
     if plain && !rel.is_empty() { Ok(path) } else { Err(Error::file(path, "leads outside the model's folder")) }

@@ -38,18 +38,23 @@ pub fn base_sha256(files: &ModelFiles) -> Result<String> {
         return single_sha256(files, file);
     }
     let list = files.list()?;
-    let hashes: Result<Vec<String>> = list
-        .par_iter()
-        .map(|rel| match files {
-            ModelFiles::Folder(root) => sha256_file(root.join(rel)),
-            ModelFiles::Single(_) | ModelFiles::Embedded { .. } => Ok(sha256_hex(&files.read(rel)?)),
-        })
-        .collect();
-    let mut lines = String::new();
-    for (rel, hash) in list.iter().zip(hashes?) {
-        lines.push_str(&format!("{rel}\0{hash}\n"));
-    }
-    Ok(sha256_hex(lines.as_bytes()))
+    let hashes = sha256_each(files, &list)?;
+    Ok(sha256_of_list(list.iter().zip(&hashes).map(|(rel, hash)| (rel.as_str(), hash.as_str()))))
+}
+
+/// SHA-256 of each of these files of a folder or of an embedded model.
+pub(super) fn sha256_each(files: &ModelFiles, list: &[String]) -> Result<Vec<String>> {
+    let one = |rel: &String| match files {
+        ModelFiles::Folder(root) => sha256_file(root.join(rel)),
+        ModelFiles::Single(_) | ModelFiles::Embedded { .. } => Ok(sha256_hex(&files.read(rel)?)),
+    };
+    list.par_iter().map(one).collect()
+}
+
+/// The hash of a model whose files have these paths and hashes, in order of path.
+pub(super) fn sha256_of_list<'a>(files: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let lines: String = files.map(|(rel, hash)| format!("{rel}\0{hash}\n")).collect();
+    sha256_hex(lines.as_bytes())
 }
 
 fn single_sha256(files: &ModelFiles, file: &SingleFile) -> Result<String> {

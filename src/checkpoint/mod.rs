@@ -15,6 +15,7 @@ pub mod lora;
 mod malformed;
 mod modelspec;
 mod output_folder;
+pub mod patch;
 mod precision;
 mod read;
 mod save;

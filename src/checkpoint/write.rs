@@ -183,12 +183,13 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     disk::write(path, bytes).map_err(Error::write(path, bytes.len()))
 }
 
+/// A file that is being written, and whose start can be written last.
+pub(super) trait Output: Write + Seek {}
+
+impl<T: Write + Seek> Output for T {}
+
 /// Writes a sibling of `path`, syncs it, renames it to `path`, syncs the folder. `size` is for messages.
-fn atomically(
-    path: &Path,
-    size: usize,
-    write: impl FnOnce(&mut std::io::BufWriter<disk::Output<'_>>) -> Result<()>,
-) -> Result<()> {
+pub(super) fn atomically(path: &Path, size: usize, write: impl FnOnce(&mut dyn Output) -> Result<()>) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or_else(|| Error::file(path, "not the name of a file"))?;
     let prefix = file_prefix(&name.to_string_lossy());
@@ -200,7 +201,7 @@ fn atomically(
     let temporary = builder.tempfile_in(folder).map_err(failed())?;
     let _ = temporary.as_file().try_lock(); // tells other containers that it is being written
     let registered = Temporary::register(temporary.path().to_path_buf());
-    let mut buffered = std::io::BufWriter::with_capacity(1 << 20, disk::Output::new(temporary.as_file()));
+    let mut buffered = std::io::BufWriter::with_capacity(1 << 20, disk::Writing::new(temporary.as_file()));
     write(&mut buffered)?;
     buffered.flush().map_err(failed())?;
     drop(buffered);

@@ -11,6 +11,7 @@ Examples:
   erase-concept --concept star                  the built-in demo model, about a minute or two
   erase-concept --concept my.toml --model file.safetensors --output out
   erase-concept --concept star --concept ring   two at once
+  erase-concept apply demo star.safetensors --output out
   erase-concept sample --model out --prompt \"a red star\" --num-images 4
 
 Exit codes: 0 done, 1 done but the answer is no (a limit such as --max-rate is missed), 2 could not run, 130 interrupted.";
@@ -38,6 +39,7 @@ impl Cli {
         match &self.command {
             Some(Command::Inspect(args)) => args.json,
             Some(Command::Export(args)) => args.json,
+            Some(Command::Apply(args)) => args.json,
             Some(Command::Doctor(args)) => args.json,
             _ => false,
         }
@@ -62,6 +64,12 @@ pub enum Command {
     /// diffusers makes a folder of a single file, single-file one file of a folder; every tensor keeps its type and its bytes. A
     /// PyTorch checkpoint (.ckpt, with --allow-pickle) becomes safetensors. Averaged weights (model_ema.*) are left out.
     Export(ExportArgs),
+    /// Apply a patch to the model that it was made from, or take it back with --reverse
+    ///
+    /// A patch holds what an erase job changed in a model's files. The result is the erased model, byte for byte; with
+    /// --reverse, from the erased model, its base. Any other model is refused, and so is a result whose hash is not what the
+    /// patch promises.
+    Apply(Box<ApplyArgs>),
     /// Say what this machine offers, what fits on it, and what would not work
     ///
     /// Processor and kernels, threads, memory, the Hub's cache, free disk, versions, and the memory that erasing takes for each
@@ -100,6 +108,33 @@ pub struct ExportArgs {
     pub hub: HubArgs,
     /// Print events and the result as JSON lines on stdout
     #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `apply`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model and result")]
+pub struct ApplyArgs {
+    /// OWNER/NAME on the Hugging Face Hub, a folder (diffusers' layout), a single file, or «demo»
+    #[arg(value_name = "MODEL", help_heading = None)]
+    pub model: String,
+    /// The patch, a .safetensors file; `inspect` says what is in it
+    #[arg(value_name = "PATCH", help_heading = None)]
+    pub change: PathBuf,
+    /// Where the result goes: a new folder if MODEL is a folder (or on the Hub), a new file if it is a single file
+    #[arg(short, long, value_name = "DIR|FILE")]
+    pub output: PathBuf,
+    /// Replace what is there
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Take the patch back: MODEL is the erased model, the result its base
+    #[arg(long)]
+    pub reverse: bool,
+    /// How a model of the Hub is looked for.
+    #[command(flatten)]
+    pub hub: HubArgs,
+    /// Print events and the result as JSON lines on stdout
+    #[arg(long, help_heading = "Running")]
     pub json: bool,
 }
 

@@ -1,5 +1,6 @@
 //! The command line: flags in, validated options out, a job run, an exit code.
 
+mod apply;
 pub mod args;
 mod audit;
 mod bench;
@@ -27,6 +28,7 @@ pub use exit_code::ExitCode;
 
 use crate::Result;
 use crate::nn::Instructions;
+use apply::ApplyOptions;
 use args::{Cli, Command};
 use clap::Parser;
 use export::ExportOptions;
@@ -45,6 +47,7 @@ enum Job {
     Bench(Box<BenchOptions>),
     Export(ExportOptions),
     Inspect(InspectOptions),
+    Apply(ApplyOptions),
     Doctor { json: bool },
 }
 
@@ -71,7 +74,7 @@ impl Request {
             Some(Command::Audit(args)) => Some(args.run()),
             Some(Command::Compare(args)) => Some(&args.run),
             Some(Command::Bench(args)) => Some(&args.run),
-            Some(Command::Inspect(_) | Command::Export(_) | Command::Doctor(_)) => None,
+            Some(Command::Inspect(_) | Command::Export(_) | Command::Apply(_) | Command::Doctor(_)) => None,
             None => Some(&cli.erase.run),
         };
         let style = run.map(|run| Style::decide(run.json, run.quiet, run.verbose));
@@ -105,6 +108,9 @@ impl Request {
                 let options = InspectOptions { what, base, picture: args.picture.clone(), json };
                 Self { run: RunOptions::of_document(json), job: Job::Inspect(options) }
             }
+            Some(Command::Apply(args)) => {
+                Self { run: RunOptions::of_document(args.json), job: Job::Apply((&**args).into()) }
+            }
             Some(Command::Doctor(args)) => {
                 Self { run: RunOptions::of_document(args.json), job: Job::Doctor { json: args.json } }
             }
@@ -125,6 +131,7 @@ impl Request {
             Job::Bench(options) => bench::run(options, &mut display),
             Job::Export(options) => export::run(options, &mut display),
             Job::Inspect(options) => inspect::run(options, &mut display),
+            Job::Apply(options) => apply::run(options, &mut display),
             Job::Doctor { json } => doctor::run(*json, &mut display),
         };
         display.finish();

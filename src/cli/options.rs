@@ -1,7 +1,8 @@
 //! Raw flags to validated options: what a job is given. Nothing below knows clap.
 
+use super::apply::ApplyOptions;
 use super::args::{
-    BenchArgs, EraseArgs, ExportArgs, HubArgs, MethodArgs, RunArgs, SampleArgs, SamplingArgs, VerifyArgs,
+    ApplyArgs, BenchArgs, EraseArgs, ExportArgs, HubArgs, MethodArgs, RunArgs, SampleArgs, SamplingArgs, VerifyArgs,
 };
 use super::checks::{at_least_one, check_output, format, fraction, model_name, precision};
 use super::concepts::{concept, default_model, preserve};
@@ -208,6 +209,19 @@ impl RunOptions {
     /// Of a job that only looks and prints one document.
     pub(super) fn of_document(json: bool) -> Self {
         Self { style: Style::decide(json, false, false), threads: None }
+    }
+}
+
+impl From<&ApplyArgs> for ApplyOptions {
+    fn from(args: &ApplyArgs) -> Self {
+        Self {
+            model: args.model.clone(),
+            lookup: Lookup::from(&args.hub),
+            change: args.change.clone(),
+            output: args.output.clone(),
+            overwrite: args.overwrite,
+            reverse: args.reverse,
+        }
     }
 }
 

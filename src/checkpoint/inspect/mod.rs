@@ -10,6 +10,7 @@ pub use recognise::{Recognised, Shapes, recognise};
 
 use super::files::{Bytes, ModelFiles};
 use super::malformed::parse;
+use super::patch;
 use super::single_file::TensorFile;
 use crate::{Error, Result};
 use safetensors::SafeTensors;
@@ -195,13 +196,28 @@ fn facts(path: &Path, rel: &str, bytes: &Bytes, read: &mut dyn FnMut(u64)) -> Re
             }
         }
         let shapes = views.into_iter().map(|(name, view)| (name, view.shape().to_vec())).collect();
-        facts.what = recognise(&shapes).what;
+        facts.what = match patch::is_patch(&facts.metadata) {
+            true => patch::info(bytes, path)?.describe(),
+            false => recognise(&shapes).what,
+        };
     }
     facts.hashes = match bytes {
         Bytes::Static(bytes) => hashes::of_bytes(bytes, data_start),
         Bytes::Mapped(_) => hashes::hashes(path, data_start, read)?,
     };
     Ok(facts)
+}
+
+/// What one file is, by its header alone, and the header's metadata.
+///
+/// # Errors
+/// If it cannot be read, or is no safetensors file: the message says what it is instead.
+pub fn recognise_file(path: &Path) -> Result<(Recognised, BTreeMap<String, String>)> {
+    let (bytes, wrong) = (Bytes::open(path)?, |what: String| Error::file(path, what));
+    let parsed = parse(&bytes).map_err(wrong)?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| wrong(e.to_string()))?;
+    let shapes = parsed.iter().map(|(name, view)| (name.to_string(), view.shape().to_vec())).collect();
+    Ok((recognise(&shapes), header.metadata().clone().unwrap_or_default().into_iter().collect()))
 }
 
 fn is_pickle(start: &[u8]) -> bool {
