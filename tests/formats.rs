@@ -281,3 +281,103 @@ fn the_model_card_says_what_was_done_and_keeps_the_licence() {
         assert!(body.contains(part), "{body}\nsays not: {part}");
     }
 }
+
+#[test]
+fn patch_and_lora_come_with_the_job_alone_or_beside_a_model() {
+    let tiny = Tiny::new();
+    tiny.put("README.md", "---\nlicense: mit\n---\n");
+    let path = |rel: &str| tiny.root().join(rel);
+    let bytes = |rel: &str| std::fs::read(path(rel)).unwrap();
+    let erase = |output: &str, formats: &[&str]| {
+        let mut args = tiny.erase(&["--output", output, "--quiet"]);
+        formats.iter().for_each(|format| args.extend(["--format", *format]));
+        tiny.command(&args).assert().code(0);
+    };
+    erase("whole", &["diffusers", "patch", "lora"]);
+    erase("patch", &["patch"]);
+    erase("lora", &["lora"]);
+    let files = |folder: &str| tree(&path(folder)).join(" ");
+    assert_eq!(files("patch"), "README.md erased-patch.safetensors grid.png report.html report.json run.json");
+    assert_eq!(files("lora"), "README.md erased-lora.safetensors grid.png report.html report.json run.json");
+    // the patch makes the folder, model card and all, and takes it back
+    let apply = |model: &str, file: &str, output: &str, more: &[&str]| {
+        tiny.command(&[&["apply", model, file, "--output", output], more].concat()).assert().code(0);
+    };
+    apply("model", "whole/erased-patch.safetensors", "applied", &[]);
+    for rel in tree(&path("applied")).iter().filter(|rel| path("applied").join(rel).is_file()) {
+        assert!(bytes(&format!("applied/{rel}")) == bytes(&format!("whole/{rel}")), "{rel}");
+    }
+    assert!(bytes("applied/README.md").starts_with(b"---\nlicense: \"mit\""));
+    apply("whole", "whole/erased-patch.safetensors", "back", &["--reverse"]);
+    for rel in tree(&path("model")).iter().filter(|rel| path("model").join(rel).is_file()) {
+        assert!(bytes(&format!("back/{rel}")) == bytes(&format!("model/{rel}")), "{rel}");
+    }
+    // alone it holds the same weights, and the same pictures were looked at
+    apply("model", "patch/erased-patch.safetensors", "alone", &[]);
+    assert!(bytes(&format!("alone/{UNET}")) == bytes(&format!("whole/{UNET}")));
+    assert!(bytes("patch/grid.png") == bytes("whole/grid.png"));
+    // the LoRA is exact but for rounding
+    assert!(bytes("lora/erased-lora.safetensors") == bytes("whole/erased-lora.safetensors"));
+    apply("model", "lora/erased-lora.safetensors", "merged", &[]);
+    let (merged, whole, base) =
+        (tensors(&path("merged").join(UNET)), tensors(&path("whole").join(UNET)), tensors(&tiny.file(UNET)));
+    let floats = |tensor: &(Dtype, Vec<usize>, Vec<u8>)| -> Vec<f32> {
+        tensor.2.chunks(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect()
+    };
+    let mut changed = 0;
+    for (name, tensor) in &whole {
+        assert_eq!(tensor.0, Dtype::F32);
+        let (a, b) = (floats(tensor), floats(&merged[name]));
+        let most = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(most < 1e-5, "{name}: {most}");
+        changed += usize::from(base[name] != merged[name]);
+    }
+    assert!(changed > 0);
+    // the same from a finished run
+    let export = |format: &str, output: &str, more: &[&str]| {
+        [&["export", "whole", "--format", format, "--output", output], more]
+            .concat()
+            .iter()
+            .map(|s| s.to_string())
+            .collect::<Vec<_>>()
+    };
+    let run = |args: Vec<String>| tiny.command(&args.iter().map(String::as_str).collect::<Vec<_>>()).assert();
+    run(export("lora", "x.safetensors", &["--base", "model"])).code(0);
+    assert_eq!(tensors(&path("x.safetensors")), tensors(&path("lora/erased-lora.safetensors")));
+    run(export("patch", "y.safetensors", &["--base", "model"])).code(0);
+    apply("model", "y.safetensors", "applied-again", &[]);
+    assert!(bytes(&format!("applied-again/{UNET}")) == bytes(&format!("whole/{UNET}")));
+    // what makes no sense
+    let refused = |args: Vec<String>, parts: &[&str]| {
+        tiny.refused(&args.iter().map(String::as_str).collect::<Vec<_>>(), parts);
+    };
+    refused(export("patch", "z", &[]), &["--base MODEL"]);
+    refused(export("patch", "z", &["--base", "whole"]), &["is not what whole was made from"]);
+    refused(export("lora", "z", &["--base", "model", "--rank", "0"]), &["--rank"]);
+    refused(export("lora", "z", &["--base", "model", "--strength", "0"]), &["--strength is 0"]);
+    tiny.refused(&["apply", "model", "x.safetensors", "--output", "z", "--reverse"], &["--reverse is for a patch"]);
+    tiny.refused(
+        &["apply", "model", "y.safetensors", "--output", "z", "--strength", "2"],
+        &["--strength is for a LoRA"],
+    );
+    let vae = format!("model/{VAE}");
+    tiny.refused(&["apply", "model", &vae, "--output", "z"], &["neither a patch nor a LoRA"]);
+}
+
+#[test]
+fn a_single_file_has_its_patch_too() {
+    let tiny = Tiny::new();
+    write_single_file(&ModelFiles::Folder(tiny.file("")), &tiny.root().join("v2.safetensors"), &BTreeMap::new())
+        .unwrap();
+    let mut args = tiny.erase(&["--output", "out", "--quiet", "--format", "patch", "--format", "diffusers"]);
+    args[1] = "v2.safetensors";
+    tiny.command(&args).assert().code(0);
+    let patch = "out/erased-patch.safetensors";
+    assert!(!tree(&tiny.root().join("out")).iter().any(|name| name.starts_with('.') || name == "erased.safetensors"));
+    tiny.command(&["apply", "v2.safetensors", patch, "--output", "new.safetensors"]).assert().code(0);
+    tiny.command(&["apply", "new.safetensors", patch, "--output", "old.safetensors", "--reverse"]).assert().code(0);
+    let bytes = |rel: &str| std::fs::read(tiny.root().join(rel)).unwrap();
+    assert!(bytes("old.safetensors") == bytes("v2.safetensors"));
+    tiny.command(&["export", "new.safetensors", "--format", "diffusers", "--output", "folder"]).assert().code(0);
+    assert!(bytes(&format!("folder/{UNET}")) == bytes(&format!("out/{UNET}")));
+}

@@ -16,7 +16,7 @@ pub struct Card<'a> {
     /// Its licence, if it says one.
     pub license: Option<&'a License>,
     /// What was written, and what it is.
-    pub files: &'a [(String, &'static str)],
+    pub files: &'a [(&'static str, String)],
 }
 
 impl Card<'_> {

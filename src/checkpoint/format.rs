@@ -10,10 +10,14 @@ pub enum Format {
     Diffusers,
     /// One file with the original names, as A1111 and ComfyUI read it.
     SingleFile,
+    /// What changed alone, to be applied to the base and taken back; see [`super::patch`].
+    Patch,
+    /// Factors of what changed, to be loaded beside the base; see [`super::lora`].
+    Lora,
 }
 
 /// Every format, in the order in which they are written.
-pub const FORMATS: [Format; 2] = [Format::Diffusers, Format::SingleFile];
+pub const FORMATS: [Format; 4] = [Format::Diffusers, Format::SingleFile, Format::Patch, Format::Lora];
 
 impl Format {
     /// Its name, as `--format` takes it.
@@ -21,7 +25,14 @@ impl Format {
         match self {
             Self::Diffusers => "diffusers",
             Self::SingleFile => "single-file",
+            Self::Patch => "patch",
+            Self::Lora => "lora",
         }
+    }
+
+    /// Whether it is a whole model.
+    pub fn is_model(self) -> bool {
+        matches!(self, Self::Diffusers | Self::SingleFile)
     }
 
     /// Its file in the folder of a result; none for the folder itself.
@@ -29,6 +40,8 @@ impl Format {
         match self {
             Self::Diffusers => None,
             Self::SingleFile => Some(crate::checkpoint::ERASED),
+            Self::Patch => Some("erased-patch.safetensors"),
+            Self::Lora => Some("erased-lora.safetensors"),
         }
     }
 }

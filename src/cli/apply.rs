@@ -5,11 +5,12 @@ use super::checks::check_output;
 use super::output::Display;
 use crate::checkpoint::inspect::{Recognised, recognise_file};
 use crate::checkpoint::patch::{self, Applied};
-use crate::checkpoint::{ModelFiles, OutputFolder, sweep_files};
+use crate::checkpoint::{ModelFiles, OutputFolder, lora, save_edited, sweep_files, write_edited_single_file};
 use crate::hub::{Found, Lookup, Origin};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::{Error, Result, hub};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,11 +29,14 @@ pub struct ApplyOptions {
     pub overwrite: bool,
     /// Whether the base is made of the result.
     pub reverse: bool,
+    /// What a LoRA's change is multiplied by.
+    pub strength: f64,
 }
 
 /// What a file is that is applied to a model.
 enum Kind {
     Patch,
+    Lora,
 }
 
 /// Applies the file to the model.
@@ -44,7 +48,14 @@ pub fn run(options: &ApplyOptions, display: &mut Display) -> Result<ExitCode> {
     let others = [("MODEL", Some(Path::new(&options.model))), ("PATCH", Some(options.change.as_path()))];
     check_output(output, options.overwrite, others)?;
     match kind {
+        Kind::Patch if options.strength != 1.0 => {
+            Err(Error::usage("--strength is for a LoRA; a patch is exact, or not applied"))
+        }
         Kind::Patch => apply_patch(options, &files, origin.as_ref(), display),
+        Kind::Lora if options.reverse => Err(Error::usage(
+            "--reverse is for a patch; a LoRA in a model cannot be taken out to the last bit, keep the base",
+        )),
+        Kind::Lora => apply_lora(options, &files, origin.as_ref(), display),
     }
 }
 
@@ -77,6 +88,40 @@ fn apply_patch(
     Ok(ExitCode::Done)
 }
 
+/// Merges a LoRA into the model: as the model lies on disk, its metadata with those of the edit.
+fn apply_lora(
+    options: &ApplyOptions,
+    files: &ModelFiles,
+    origin: Option<&Origin>,
+    display: &mut Display,
+) -> Result<ExitCode> {
+    let output = options.output.as_path();
+    display.event(Event::Stage { name: "merging the LoRA", steps: 1 });
+    let changed = lora::apply(files, &options.change, options.strength)?;
+    let metadata = recognise_file(&options.change)?.1;
+    let metadata: BTreeMap<String, String> =
+        metadata.into_iter().filter(|(key, _)| key.starts_with("erase.")).collect();
+    match files {
+        ModelFiles::Single(_) => {
+            prepare_file(output, options.overwrite)?;
+            write_edited_single_file(files, &changed, output, &metadata)?;
+        }
+        ModelFiles::Folder(_) | ModelFiles::Embedded { .. } => {
+            let folder = OutputFolder::create(output, options.overwrite)?;
+            save_edited(files, &changed, folder.path(), &metadata)?;
+            folder.commit()?;
+        }
+    }
+    display.event(Event::Step { loss: None });
+    let output = output.display().to_string();
+    let value = json!({
+        "output": output, "kind": "lora", "strength": options.strength, "hub": origin, "changed_tensors": changed.len(),
+    });
+    let (n, s) = (changed.len(), if changed.len() == 1 { "" } else { "s" });
+    display.result(&value, &format!("the model with the LoRA merged in: {output} ({n} tensor{s} changed)"));
+    Ok(ExitCode::Done)
+}
+
 fn report(options: &ApplyOptions, applied: &Applied, origin: Option<&Origin>, display: &mut Display) {
     let output = options.output.display().to_string();
     let value = json!({
@@ -97,16 +142,17 @@ fn report(options: &ApplyOptions, applied: &Applied, origin: Option<&Origin>, di
 /// What is to be applied, by its content.
 fn kind(path: &Path) -> Result<Kind> {
     if path.is_dir() {
-        return Err(Error::file(path, "is a folder; apply takes a file as its second argument: a patch"));
+        return Err(Error::file(path, "is a folder; apply takes a file as its second argument: a patch or a LoRA"));
     }
     let (Recognised { what, .. }, metadata) = recognise_file(path)?;
     if patch::is_patch(&metadata) {
         return Ok(Kind::Patch);
     }
     if what.starts_with("LoRA") {
-        return Err(Error::file(path, "is a LoRA; only patches are applied"));
+        return Ok(Kind::Lora);
     }
-    Err(Error::file(path, format!("is no patch (it is this: {what}); apply takes a model and then a patch")))
+    let what = format!("is neither a patch nor a LoRA (it is this: {what}); apply takes a model and then one of these");
+    Err(Error::file(path, what))
 }
 
 /// A patch in the model's place is a slip.

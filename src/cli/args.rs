@@ -64,7 +64,7 @@ pub enum Command {
     /// diffusers makes a folder of a single file, single-file one file of a folder; every tensor keeps its type and its bytes. A
     /// PyTorch checkpoint (.ckpt, with --allow-pickle) becomes safetensors. Averaged weights (model_ema.*) are left out.
     Export(ExportArgs),
-    /// Apply a patch to the model that it was made from, or take it back with --reverse
+    /// Apply a patch to the model that it was made from, or take it back with --reverse; or merge a LoRA into a model
     ///
     /// A patch holds what an erase job changed in a model's files. The result is the erased model, byte for byte; with
     /// --reverse, from the erased model, its base. Any other model is refused, and so is a result whose hash is not what the
@@ -91,7 +91,7 @@ pub struct ExportArgs {
     /// OWNER/NAME on the Hugging Face Hub, a folder (diffusers' layout, such as a result), a single file, or «demo»
     #[arg(value_name = "MODEL")]
     pub model: String,
-    /// What it becomes: diffusers (a folder), or single-file (A1111, ComfyUI)
+    /// What it becomes: diffusers (a folder), single-file (A1111, ComfyUI), patch or lora (with --base)
     #[arg(long, value_name = "FORMAT")]
     pub format: String,
     /// Where it goes: a folder for diffusers, else a file
@@ -103,6 +103,12 @@ pub struct ExportArgs {
     /// Let files that stay as they are be hard links to the model's own, where that is possible
     #[arg(long, hide_short_help = true)]
     pub link: bool,
+    /// What MODEL was made from: for a patch or a LoRA
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<String>,
+    /// How a LoRA is made.
+    #[command(flatten)]
+    pub lora: LoraArgs,
     /// How the model is looked for.
     #[command(flatten)]
     pub hub: HubArgs,
@@ -118,8 +124,8 @@ pub struct ApplyArgs {
     /// OWNER/NAME on the Hugging Face Hub, a folder (diffusers' layout), a single file, or «demo»
     #[arg(value_name = "MODEL", help_heading = None)]
     pub model: String,
-    /// The patch, a .safetensors file; `inspect` says what is in it
-    #[arg(value_name = "PATCH", help_heading = None)]
+    /// The patch or the LoRA, a .safetensors file; `inspect` says what is in it
+    #[arg(value_name = "PATCH|LORA", help_heading = None)]
     pub change: PathBuf,
     /// Where the result goes: a new folder if MODEL is a folder (or on the Hub), a new file if it is a single file
     #[arg(short, long, value_name = "DIR|FILE")]
@@ -130,6 +136,9 @@ pub struct ApplyArgs {
     /// Take the patch back: MODEL is the erased model, the result its base
     #[arg(long)]
     pub reverse: bool,
+    /// Of a LoRA: what its change is multiplied by
+    #[arg(long, default_value_t = 1.0, value_name = "X", allow_negative_numbers = true)]
+    pub strength: f64,
     /// How a model of the Hub is looked for.
     #[command(flatten)]
     pub hub: HubArgs,
@@ -221,13 +230,16 @@ pub struct EraseArgs {
     /// Where the erased model goes [default: ./erased/<concept>-<model>-s<seed>]
     #[arg(short, long, value_name = "DIR", help_heading = "Model and result")]
     pub output: Option<PathBuf>,
-    /// What the model is written as: diffusers (a folder), single-file (A1111, ComfyUI). May be given several times
-    /// [default: as the model came]
+    /// What the model is written as: diffusers (a folder), single-file (A1111, ComfyUI), patch (what changed alone), lora. May
+    /// be given several times [default: as the model came]
     #[arg(long, value_name = "FORMAT", help_heading = "Model and result")]
     pub format: Vec<String>,
     /// Let files that are not edited be hard links to the model's own, where that is possible; else they are copied
     #[arg(long, help_heading = "Model and result", hide_short_help = true)]
     pub link: bool,
+    /// How a LoRA is made.
+    #[command(flatten)]
+    pub lora: LoraArgs,
     /// Replace what is in the output folder
     #[arg(long, help_heading = "Model and result")]
     pub overwrite: bool,
@@ -307,6 +319,34 @@ pub struct ModelArgs {
     /// Seed of all randomness: the same seed gives the same bytes
     #[arg(long, default_value_t = 0, help_heading = "Model and result")]
     pub seed: u64,
+}
+
+/// How a LoRA is made.
+#[derive(Debug, Args)]
+pub struct LoraArgs {
+    /// Of a LoRA: pairs of vectors for each layer, or «full» for as many as it takes to be exact. Less is smaller, and what of
+    /// the change is lost is said; what is lost may be what erases
+    #[arg(
+        long,
+        default_value = "full",
+        value_name = "N|full",
+        help_heading = "Model and result",
+        hide_short_help = true
+    )]
+    pub rank: String,
+    /// Of a LoRA: what the change is multiplied by
+    #[arg(
+        long,
+        default_value_t = 1.0,
+        value_name = "X",
+        allow_negative_numbers = true,
+        help_heading = "Model and result",
+        hide_short_help = true
+    )]
+    pub strength: f64,
+    /// Of a LoRA: numbers in f16, half the size
+    #[arg(long, help_heading = "Model and result", hide_short_help = true)]
+    pub half: bool,
 }
 
 /// How a model is looked for.

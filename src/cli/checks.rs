@@ -1,7 +1,7 @@
 //! What single flags may say, and what is said where they say something else.
 
-use super::args::RunArgs;
-use crate::checkpoint::{Format, Precision, sweep_files};
+use super::args::{LoraArgs, RunArgs};
+use crate::checkpoint::{Format, Precision, lora, sweep_files};
 use crate::erase::settings::MAX_COUNT;
 use crate::{Error, Result};
 use std::path::Path;
@@ -37,6 +37,14 @@ pub(super) fn at_place(output: &Path, overwrite: bool) -> Result<()> {
         Some(parent) => Err(Error::file(parent, "no such folder; make it first, or choose another place")),
         None => sweep_files(output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))),
     }
+}
+
+/// What `--rank`, `--strength` and `--half` say.
+pub(super) fn lora(args: &LoraArgs) -> Result<lora::Options> {
+    let rank = args.rank.parse().map_err(|error| Error::usage(format!("--rank: {error}")))?;
+    let options = lora::Options { rank, strength: args.strength, half: args.half };
+    options.check()?;
+    Ok(options)
 }
 
 /// What `--format` says.

@@ -1,7 +1,7 @@
 //! The command that makes a result again: every flag on which its bytes depend, and none besides.
 
 use super::options::EraseOptions;
-use crate::checkpoint::Precision;
+use crate::checkpoint::{Precision, lora};
 use std::fmt::Display;
 
 /// The command line. Where the result goes and how many threads work on it change no byte, so they are left out.
@@ -20,6 +20,9 @@ pub fn command(options: &EraseOptions) -> String {
     for format in &options.formats {
         line.flag("--format", Some(format));
     }
+    let (lora, usual) = (&options.lora, lora::Options::default());
+    line.flag("--rank", (lora.rank != usual.rank).then_some(lora.rank));
+    line.flag("--strength", (lora.strength != usual.strength).then_some(lora.strength));
     line.flag("--seed", Some(options.seed));
     line.flag("--preset", Some(&options.preset));
     line.flag("--kept", o.kept);
@@ -51,9 +54,12 @@ pub fn command(options: &EraseOptions) -> String {
     line.flag("--verify-seed", Some(v.seed));
     line.flag("--max-rate", v.max_rate);
     line.flag("--max-synonym-rate", v.max_synonym_rate);
-    for (flag, given) in
-        [("--keep-images", v.keep_images), ("--show", v.show), ("--allow-pickle", options.lookup.allow_pickle)]
-    {
+    for (flag, given) in [
+        ("--half", lora.half),
+        ("--keep-images", v.keep_images),
+        ("--show", v.show),
+        ("--allow-pickle", options.lookup.allow_pickle),
+    ] {
         if given {
             line.0.push_str(&format!(" {flag}"));
         }
@@ -99,12 +105,12 @@ mod tests {
 
     #[test]
     fn the_command_gives_the_same_options_again() {
-        let all = "erase-concept --model demo --revision main --concept x --concept ring --kind object --preserve pink --preserve trees --format single-file --format diffusers --seed 7 --preset paper --kept 0.98 --other-words 5 --edit 2 \
+        let all = "erase-concept --model demo --revision main --concept x --concept ring --kind object --preserve pink --preserve trees --format single-file --format lora --rank 4 --strength -0.5 --seed 7 --preset paper --kept 0.98 --other-words 5 --edit 2 \
                    --repair-steps 9 --learning-rate 0.0003 --lambda 0.5 --batch-size 6 --score-batches 2 --memories 2 --memory-every 3 --margin \
                    0.25 --score-scope full --trim-scope T --train-scope full --project-scope selfattn --forget-latents 3 \
                    --retain-latents 5 --data-steps 4 --scheduler ddim --dtype bf16 --guidance-scale 3.5 --verify-images 11 \
                    --synonym-images 12 --retain-images 13 --verify-steps 14 --verify-seed 15 \
-                   --keep-images --show";
+                   --half --keep-images --show";
         let given: Vec<String> = all
             .split_whitespace()
             .map(|word| match word {

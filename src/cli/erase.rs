@@ -6,12 +6,12 @@ use super::checks::model_name;
 use super::evidence::{Evidence, write_json};
 use super::options::EraseOptions;
 use super::output::Display;
-use super::outputs::{Outputs, formats};
+use super::outputs::{Outputs, formats, in_words};
 use super::settings::settings;
 use super::stopwatch::Stopwatch;
 use super::training_pictures;
 use crate::audit::Card;
-use crate::checkpoint::{Format, License, LoadedModel, Loading, ModelFiles, OutputFolder, load_model_with, write_file};
+use crate::checkpoint::{License, LoadedModel, Loading, ModelFiles, OutputFolder, load_model_with, write_file};
 use crate::erase::{self, Plan, Settings};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::{Result, audit, hub};
@@ -65,18 +65,19 @@ fn work(
     if options.verify.keep_images {
         training_pictures::write(folder.path(), loaded, &options.model, &data, settings, &mut watch)?;
     }
-    let outcome = cache.outcome(&data, &mut watch)?;
+    let mut outcome = cache.outcome(&data, &mut watch)?;
     drop(data);
     let (license, formats) = (License::of(files)?, formats(options, files));
-    let (license, changed) = (license.as_ref(), &outcome.changed);
+    let changed = std::mem::take(&mut outcome.changed);
+    let (license, changed) = (license.as_ref(), &changed);
     let outputs = Outputs { options, files, loaded, license, changed, formats: &formats };
     let saved = outputs.write(folder.path(), &mut watch)?;
-    let listed = outputs.list();
+    let listed = outputs.list(saved.lora.as_ref());
     let before = evidence.look(&loaded.model, "before", folder.path(), &mut watch)?;
     // what is counted is what was written
     let exact = |name: &str| settings.changes(name);
     let loading = Loading { precision: options.precision, exact: &exact, beside: Some((files, loaded)) };
-    let written = load_model_with(&saved, &loading)?;
+    let written = load_model_with(&saved.shown, &loading)?;
     let after = evidence.look(&written.model, "after", folder.path(), &mut watch)?;
     let moves = audit::moves(&before, &after);
     let report = evidence.report(settings, loaded, outcome, &before, &after, &moves);
@@ -89,6 +90,8 @@ fn work(
         files: &listed,
     };
     write_file(&folder.path().join("README.md"), card.markdown().as_bytes())?;
+    let lora = saved.lora.clone();
+    let patch = outputs.finish(saved, folder.path(), &mut watch)?;
     write_json(&folder.path().join("run.json"), &watch.record(options.precision))?;
     watch.event(Event::Stage { name: "moving the result into place", steps: 1 });
     folder.commit()?;
@@ -100,18 +103,18 @@ fn work(
         report.summary(&options.concept),
         in_words(&formats)
     );
+    if let Some(patch) = &patch {
+        text.push_str(&format!("\n{}", patch.line()));
+    }
+    if let Some(lora) = &lora {
+        text.push_str(&format!("\n{}", lora.line()));
+    }
     for line in &missed {
         text.push_str(&format!("\nmissed: {line}"));
     }
     let formats: Vec<&str> = formats.iter().map(|format| format.name()).collect();
-    display.result(&json!({ "output": output, "formats": formats, "missed": missed, "report": report }), &text);
+    display.result(&json!({ "output": output, "formats": formats, "patch": patch, "lora": lora, "missed": missed, "report": report }), &text);
     Ok(if missed.is_empty() { ExitCode::Done } else { ExitCode::LimitMissed })
-}
-
-/// `diffusers folder, erased.safetensors`.
-fn in_words(formats: &[Format]) -> String {
-    let words: Vec<&str> = formats.iter().map(|format| format.file().unwrap_or("diffusers folder")).collect();
-    words.join(", ")
 }
 
 fn plan(

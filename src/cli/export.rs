@@ -4,11 +4,12 @@ use super::ExitCode;
 use super::checks::{at_place, model_name};
 use super::output::Display;
 use crate::checkpoint::{
-    About, Copying, Format, License, OutputFolder, erase_metadata, modelspec, save_edited_as, write_edited_single_file,
+    About, Copying, Format, License, ModelFiles, OutputFolder, base_sha256, erase_metadata, lora, modelspec, patch,
+    save_edited_as, write_edited_single_file,
 };
 use crate::hub::Lookup;
 use crate::progress::{Event, Progress};
-use crate::{Result, hub};
+use crate::{Error, Result, hub};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,6 +29,10 @@ pub struct ExportOptions {
     pub overwrite: bool,
     /// How files of a folder get there.
     pub copying: Copying,
+    /// What it was made from, for a patch or a LoRA.
+    pub base: Option<String>,
+    /// How a LoRA is made.
+    pub lora: lora::Options,
 }
 
 /// Writes the model.
@@ -35,7 +40,25 @@ pub fn run(options: &ExportOptions, display: &mut Display) -> Result<ExitCode> {
     let hub::Found { files, origin } = hub::find(&options.model, &options.lookup, display)?;
     files.notes().iter().for_each(|note| display.event(Event::Note(note)));
     let (nothing, metadata) = (BTreeMap::new(), erase_metadata(&files)?);
+    let mut said = None;
     let left_out = match options.format {
+        Format::Patch | Format::Lora => {
+            at_place(&options.output, options.overwrite)?;
+            let base = base(options, &metadata, display)?;
+            display.event(Event::Stage { name: "comparing with the base", steps: 1 });
+            said = Some(match options.format {
+                Format::Patch => {
+                    let summary = patch::create(&base, &files, &options.output, &metadata)?;
+                    (json!(summary), summary.line())
+                }
+                _ => {
+                    let path = &options.output;
+                    let summary = lora::create(&base, &files, path, &options.lora, &metadata, display)?;
+                    (json!(summary), format!("{}\n{}", summary.table(), summary.line()))
+                }
+            });
+            Vec::new()
+        }
         Format::Diffusers => {
             let folder = OutputFolder::create(&options.output, options.overwrite)?;
             display.event(Event::Stage { name: "writing the model", steps: 1 });
@@ -57,8 +80,37 @@ pub fn run(options: &ExportOptions, display: &mut Display) -> Result<ExitCode> {
         display.event(Event::Note(&format!("left out, as no part of the model: {}", left_out.join(", "))));
     }
     let (output, format) = (options.output.display().to_string(), options.format.name());
-    let value =
+    let mut value =
         json!({ "output": output, "format": format, "model": options.model, "hub": origin, "left_out": left_out });
-    display.result(&value, &format!("result: {output} ({format})"));
+    let mut text = String::new();
+    if let Some((summary, line)) = said {
+        value["summary"] = summary;
+        text = format!("{line}\n");
+    }
+    display.result(&value, &format!("{text}result: {output} ({format})"));
     Ok(ExitCode::Done)
+}
+
+/// What the model was made from. Where the model says which that was, no other will do.
+fn base(options: &ExportOptions, metadata: &BTreeMap<String, String>, display: &mut Display) -> Result<ModelFiles> {
+    let Some(name) = &options.base else {
+        let what = format!(
+            "--format {} holds what changed: say what {} was made from with --base MODEL",
+            options.format, options.model
+        );
+        return Err(Error::usage(what));
+    };
+    let lookup = Lookup { revision: None, ..options.lookup.clone() };
+    let files = hub::find(name, &lookup, display)?.files;
+    if let Some(expected) = metadata.get("erase.base_sha256") {
+        let found = base_sha256(&files)?;
+        if found != *expected {
+            let what = format!(
+                "--base {name} is not what {} was made from: its hash is {found}, that of the base {expected}",
+                options.model
+            );
+            return Err(Error::usage(what));
+        }
+    }
+    Ok(files)
 }

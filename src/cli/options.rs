@@ -4,12 +4,12 @@ use super::apply::ApplyOptions;
 use super::args::{
     ApplyArgs, BenchArgs, EraseArgs, ExportArgs, HubArgs, MethodArgs, RunArgs, SampleArgs, SamplingArgs, VerifyArgs,
 };
-use super::checks::{at_least_one, check_output, format, fraction, model_name, precision};
+use super::checks::{at_least_one, check_output, format, fraction, lora, model_name, precision};
 use super::concepts::{concept, default_model, preserve};
 use super::export::ExportOptions;
 use super::output::Style;
 use crate::bench::Grid;
-use crate::checkpoint::{Copying, Format, Precision};
+use crate::checkpoint::{Copying, Format, Precision, lora};
 use crate::concept::{Concept, Kind, nearest};
 use crate::diffusion::Sampler;
 use crate::erase::memory::Budget;
@@ -122,6 +122,8 @@ pub struct EraseOptions {
     pub formats: Vec<Format>,
     /// How files that are not edited get there.
     pub copying: Copying,
+    /// How a LoRA is made.
+    pub lora: lora::Options,
     /// Whether a folder there is replaced.
     pub overwrite: bool,
     /// Whether to stop before the work.
@@ -221,6 +223,7 @@ impl From<&ApplyArgs> for ApplyOptions {
             output: args.output.clone(),
             overwrite: args.overwrite,
             reverse: args.reverse,
+            strength: args.strength,
         }
     }
 }
@@ -348,6 +351,7 @@ impl TryFrom<&EraseArgs> for EraseOptions {
             output,
             formats: args.format.iter().map(|name| format(name)).collect::<Result<_>>()?,
             copying: if args.link { Copying::Link } else { Copying::Copy },
+            lora: lora(&args.lora)?,
             overwrite: args.overwrite,
             dry_run: args.dry_run,
             cache: args.cache.clone(),
@@ -386,6 +390,7 @@ impl TryFrom<&BenchArgs> for BenchOptions {
                     output: output.clone(),
                     formats: Vec::new(),
                     copying: Copying::Copy,
+                    lora: lora::Options::default(),
                     overwrite: false,
                     dry_run: false,
                     cache: None,
@@ -411,6 +416,8 @@ impl TryFrom<&ExportArgs> for ExportOptions {
             output: args.output.clone(),
             overwrite: args.overwrite,
             copying: if args.link { Copying::Link } else { Copying::Copy },
+            base: args.base.clone(),
+            lora: lora(&args.lora)?,
         })
     }
 }

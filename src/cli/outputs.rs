@@ -2,14 +2,16 @@
 
 use super::checks::model_name;
 use super::options::EraseOptions;
-use crate::Result;
 use crate::checkpoint::{
-    About, Format, License, LoadedModel, ModelFiles, SingleFile, modelspec, save_edited_as, write_edited_single_file,
+    About, Copying, Format, License, LoadedModel, ModelFiles, SingleFile, lora, modelspec, patch, save_edited_as,
+    write_edited_single_file,
 };
 use crate::progress::{Event, Progress};
+use crate::{Error, Result};
 use candle_core::Tensor;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,6 +24,12 @@ pub fn formats(options: &EraseOptions, files: &ModelFiles) -> Vec<Format> {
     formats.sort();
     formats.dedup();
     formats
+}
+
+/// `diffusers folder, erased.safetensors`.
+pub fn in_words(formats: &[Format]) -> String {
+    let words: Vec<&str> = formats.iter().map(|format| format.file().unwrap_or("diffusers folder")).collect();
+    words.join(", ")
 }
 
 /// The base and what became of it.
@@ -40,56 +48,121 @@ pub struct Outputs<'a> {
     pub formats: &'a [Format],
 }
 
+/// What was written.
+pub struct Written {
+    /// The model that is looked at: the first of the formats that was asked for.
+    pub shown: ModelFiles,
+    /// The model as the base lies on disk, where a patch is wanted.
+    same_layout: Option<ModelFiles>,
+    /// What the LoRA holds.
+    pub lora: Option<lora::Summary>,
+}
+
+/// A model in the folder that is not among the formats, and goes before the result is there.
+const SCRATCH: &str = ".erased";
+
 impl Outputs<'_> {
-    /// Writes the model into `folder`; returns what was written, to be looked at.
+    /// Writes everything but the patch into `folder`.
     ///
     /// # Errors
-    /// As [`save_edited_as`] and [`write_edited_single_file`], and if the base is no longer what was loaded.
-    pub fn write(&self, folder: &Path, progress: &mut dyn Progress) -> Result<ModelFiles> {
+    /// As [`save_edited_as`], [`write_edited_single_file`] and [`lora::create`], and if the base is no longer what was loaded.
+    pub fn write(&self, folder: &Path, progress: &mut dyn Progress) -> Result<Written> {
         self.loaded.check_unchanged(self.files)?;
-        let metadata = self.metadata();
-        let mut written = None;
-        let mut left_out = Vec::new();
-        progress.event(Event::Stage { name: "writing the model", steps: self.formats.len() });
-        for format in self.formats {
-            match format {
+        let models: Vec<Format> = self.formats.iter().copied().filter(|format| format.is_model()).collect();
+        let (mut as_folder, mut as_file, mut left_out) = (None, None, Vec::new());
+        progress.event(Event::Stage { name: "writing the model", steps: models.len().max(1) });
+        for format in &models {
+            let left = match format {
                 Format::Diffusers => {
-                    left_out = save_edited_as(self.files, self.changed, folder, &metadata, self.options.copying)?;
-                    written = Some(ModelFiles::Folder(folder.to_path_buf()));
+                    let (files, left) = self.folder(folder, self.changed, self.options.copying)?;
+                    as_folder = Some(files);
+                    left
                 }
-                Format::SingleFile => {
-                    let path = folder.join(format.file().unwrap_or_default());
-                    let mut metadata = metadata.clone();
-                    metadata.extend(modelspec(self.files, &About::new("", &metadata, self.license))?);
-                    let left = write_edited_single_file(self.files, self.changed, &path, &metadata)?;
-                    if written.is_none() {
-                        written = Some(ModelFiles::Single(Arc::new(SingleFile::open(&path)?)));
-                        left_out = left;
-                    }
+                _ => {
+                    let (files, left) =
+                        self.single_file(&folder.join(format.file().unwrap_or_default()), self.changed)?;
+                    as_file = Some(files);
+                    left
                 }
+            };
+            if left_out.is_empty() {
+                left_out = left;
             }
             progress.event(Event::Step { loss: None });
         }
-        if self.formats.contains(&Format::Diffusers) {
-            for name in self.files.inventory()?.absent {
-                let note = format!(
-                    "{name} was not there (nothing here needs it): the saved model_index.json has null in its place, so that \
-                     diffusers opens the model without it"
-                );
-                progress.event(Event::Note(&note));
+        let mut same_layout = if self.files.is_single() { as_file.clone() } else { as_folder.clone() };
+        let patch = self.formats.contains(&Format::Patch);
+        if models.is_empty() || (patch && same_layout.is_none()) {
+            let (scratch, left) = self.scratch(folder, self.changed)?;
+            (same_layout, left_out) = (Some(scratch), if models.is_empty() { left } else { left_out });
+        }
+        if models.is_empty() {
+            progress.event(Event::Step { loss: None });
+        }
+        self.say(left_out, as_folder.is_some(), progress)?;
+        let model = as_folder.or(as_file);
+        let exact = model.clone().or(same_layout.clone()).unwrap_or_else(|| self.files.clone());
+        let mut shown = exact.clone();
+        let mut summary = None;
+        if self.formats.contains(&Format::Lora) {
+            let path = folder.join(Format::Lora.file().unwrap_or_default());
+            let found = lora::create(self.files, &exact, &path, &self.options.lora, &self.metadata(), progress)?;
+            if model.is_none() && !patch {
+                // what is looked at is what the LoRA makes of the base
+                (shown, _) = self.scratch(folder, &lora::apply(self.files, &path, 1.0)?)?;
             }
+            summary = Some(found);
         }
-        for name in left_out {
-            progress.event(Event::Note(&format!("not copied, as no part of the model: {name}")));
-        }
-        Ok(written.unwrap_or_else(|| self.files.clone()))
+        Ok(Written { shown, same_layout: same_layout.filter(|_| patch), lora: summary })
     }
 
-    /// What each of them is, for the model card.
-    pub fn list(&self) -> Vec<(String, &'static str)> {
-        let model = self.formats.iter().map(|format| match format {
-            Format::Diffusers => ("model_index.json", "the model in diffusers' layout, with its folders"),
-            Format::SingleFile => ("erased.safetensors", "the model as one file (A1111, ComfyUI, Forge)"),
+    /// Writes the patch, once everything is there that it holds, and removes what is no part of the result.
+    ///
+    /// # Errors
+    /// As [`patch::create`].
+    pub fn finish(
+        &self,
+        written: Written,
+        folder: &Path,
+        progress: &mut dyn Progress,
+    ) -> Result<Option<patch::Summary>> {
+        let mut summary = None;
+        let scratch = folder.join(SCRATCH);
+        if let Some(model) = &written.same_layout {
+            progress.event(Event::Stage { name: "writing the patch", steps: 1 });
+            if scratch.is_dir() {
+                let card = "README.md";
+                fs::copy(folder.join(card), scratch.join(card)).map_err(Error::io(scratch.join(card)))?;
+            }
+            let path = folder.join(Format::Patch.file().unwrap_or_default());
+            summary = Some(patch::create(self.files, model, &path, &self.metadata())?);
+            progress.event(Event::Step { loss: None });
+        }
+        drop(written);
+        if scratch.is_dir() {
+            fs::remove_dir_all(&scratch).map_err(Error::io(&scratch))?;
+        } else if scratch.exists() {
+            fs::remove_file(&scratch).map_err(Error::io(&scratch))?;
+        }
+        Ok(summary)
+    }
+
+    /// What there is, for the model card.
+    pub fn list(&self, lora: Option<&lora::Summary>) -> Vec<(&'static str, String)> {
+        let model = self.formats.iter().map(|format| {
+            let what = match format {
+                Format::Diffusers => "the model in diffusers' layout, with its folders".to_string(),
+                Format::SingleFile => "the model as one file (A1111, ComfyUI, Forge)".to_string(),
+                Format::Patch => format!(
+                    "what changed alone: `erase-concept apply BASE {} --output OUT`, and back with `--reverse`",
+                    format.file().unwrap_or_default()
+                ),
+                Format::Lora => format!(
+                    "a LoRA, to be loaded beside the base with weight 1: {}",
+                    lora.map_or_else(String::new, lora::Summary::line)
+                ),
+            };
+            (format.file().unwrap_or("model_index.json"), what)
         });
         let evidence = [
             ("report.html", "before and after, counted and shown"),
@@ -97,7 +170,52 @@ impl Outputs<'_> {
             ("report.json", "the report for programs"),
             ("run.json", "times and memory of the run"),
         ];
-        model.chain(evidence).map(|(file, what)| (file.to_string(), what)).collect()
+        model.chain(evidence.map(|(file, what)| (file, what.to_string()))).collect()
+    }
+
+    fn folder(
+        &self,
+        into: &Path,
+        changed: &BTreeMap<String, Tensor>,
+        copying: Copying,
+    ) -> Result<(ModelFiles, Vec<String>)> {
+        let left = save_edited_as(self.files, changed, into, &self.metadata(), copying)?;
+        Ok((ModelFiles::Folder(into.to_path_buf()), left))
+    }
+
+    fn single_file(&self, path: &Path, changed: &BTreeMap<String, Tensor>) -> Result<(ModelFiles, Vec<String>)> {
+        let mut metadata = self.metadata();
+        metadata.extend(modelspec(self.files, &About::new("", &metadata, self.license))?);
+        let left = write_edited_single_file(self.files, changed, path, &metadata)?;
+        Ok((ModelFiles::Single(Arc::new(SingleFile::open(path)?)), left))
+    }
+
+    /// The model as the base lies on disk, for a while; in place of another such.
+    fn scratch(&self, folder: &Path, changed: &BTreeMap<String, Tensor>) -> Result<(ModelFiles, Vec<String>)> {
+        let path = folder.join(SCRATCH);
+        if self.files.is_single() {
+            return self.single_file(&path, changed);
+        }
+        if path.is_dir() {
+            fs::remove_dir_all(&path).map_err(Error::io(&path))?;
+        }
+        fs::create_dir(&path).map_err(Error::io(&path))?;
+        self.folder(&path, changed, Copying::Link)
+    }
+
+    fn say(&self, left_out: Vec<String>, folder: bool, progress: &mut dyn Progress) -> Result<()> {
+        let absent = if folder { self.files.inventory()?.absent } else { Vec::new() };
+        for name in absent {
+            let note = format!(
+                "{name} was not there (nothing here needs it): the saved model_index.json has null in its place, so that diffusers \
+                 opens the model without it"
+            );
+            progress.event(Event::Note(&note));
+        }
+        for name in left_out {
+            progress.event(Event::Note(&format!("not copied, as no part of the model: {name}")));
+        }
+        Ok(())
     }
 
     /// What the written weights say about themselves.

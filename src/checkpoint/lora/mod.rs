@@ -99,7 +99,11 @@ impl Default for Options {
 }
 
 impl Options {
-    fn check(&self) -> Result<()> {
+    /// Refuses what makes no LoRA.
+    ///
+    /// # Errors
+    /// A rank of 0, a strength of 0 or one that is not finite.
+    pub fn check(&self) -> Result<()> {
         if self.rank == Rank::Fixed(0) {
             return Err(Error::usage("--rank is 0; give a number of 1 or more, or full for an exact LoRA"));
         }

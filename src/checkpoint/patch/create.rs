@@ -54,6 +54,19 @@ pub struct Summary {
     pub dropped: Option<String>,
 }
 
+impl Summary {
+    /// One line: how large the patch is beside what it changes.
+    pub fn line(&self) -> String {
+        let (n, s) = (self.tensors, if self.tensors == 1 { "" } else { "s" });
+        let share = 100.0 * self.bytes as f64 / self.tensor_bytes.max(1) as f64;
+        let back = match &self.dropped {
+            None => "reversible".to_string(),
+            Some(dropped) => format!("not reversible, for the base has {dropped}"),
+        };
+        format!("patch: {n} tensor{s} in {} bytes, {share:.0} % of theirs; {back}", self.bytes)
+    }
+}
+
 /// One file of both models, mapped.
 struct Pair {
     path: String,
