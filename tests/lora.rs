@@ -49,7 +49,7 @@ struct Pair {
 
 impl Pair {
     /// `edit` is given each tensor's name and values; those that it changes are saved.
-    fn new(model: &str, edit: impl Fn(&str, &[usize], &mut Vec<f32>)) -> Self {
+    fn new(model: &str, edit: impl Fn(&str, &[usize], &mut [f32])) -> Self {
         let base = match model {
             "demo" => hub::demo(),
             fixture_name => ModelFiles::Folder(fixture(fixture_name)),
@@ -121,7 +121,7 @@ fn norm(values: &[f64]) -> f64 {
 }
 
 /// What an erase job does: attention to the text (and some convolutions) moved a little, one entry in twenty drawn anew.
-fn as_if_erased(name: &str, _: &[usize], values: &mut Vec<f32>) {
+fn as_if_erased(name: &str, _: &[usize], values: &mut [f32]) {
     if name.ends_with("weight")
         && (name.contains("attn2.to_") || name.contains("conv_shortcut") || name.ends_with("0.conv1.weight"))
     {
