@@ -49,7 +49,7 @@ struct Pair {
 
 impl Pair {
     /// `edit` is given each tensor's name and values; those that it changes are saved.
-    fn new(model: &str, edit: impl Fn(&str, &[usize], &mut Vec<f32>)) -> Self {
+    fn new(model: &str, edit: impl Fn(&str, &[usize], &mut [f32])) -> Self {
         let base = match model {
             "demo" => hub::demo(),
             fixture_name => ModelFiles::Folder(fixture(fixture_name)),
@@ -109,12 +109,19 @@ fn fixed(rank: usize) -> Options {
     Options { rank: Rank::Fixed(rank), ..Options::default() }
 }
 
+fn alphas(tensors: &Raw) -> Vec<f32> {
+    let alpha = |(name, (_, _, bytes)): (&String, &(Dtype, Vec<usize>, Vec<u8>))| {
+        name.ends_with(".alpha").then(|| f32::from_le_bytes(bytes[..].try_into().unwrap()))
+    };
+    tensors.iter().filter_map(alpha).collect()
+}
+
 fn norm(values: &[f64]) -> f64 {
     values.iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 
 /// What an erase job does: attention to the text (and some convolutions) moved a little, one entry in twenty drawn anew.
-fn as_if_erased(name: &str, _: &[usize], values: &mut Vec<f32>) {
+fn as_if_erased(name: &str, _: &[usize], values: &mut [f32]) {
     if name.ends_with("weight")
         && (name.contains("attn2.to_") || name.contains("conv_shortcut") || name.ends_with("0.conv1.weight"))
     {
@@ -198,11 +205,8 @@ fn a_lora_of_every_layer_has_kohyas_tensors_and_shapes() {
     let found: BTreeMap<_, _> =
         tensors.iter().map(|(name, (dtype, shape, _))| (name.clone(), (*dtype, shape.clone()))).collect();
     assert_eq!(found, expected);
-    let alpha = |(name, (_, _, bytes)): (&String, &(Dtype, Vec<usize>, Vec<u8>))| {
-        name.ends_with(".alpha").then(|| f32::from_le_bytes(bytes[..].try_into().unwrap()))
-    };
-    let alphas: Vec<f32> = tensors.iter().filter_map(alpha).collect();
-    assert!(alphas.len() == 133 && alphas.iter().all(|alpha| *alpha == 3.0), "diffusers takes no other {alphas:?}");
+    let alphas = alphas(&tensors);
+    assert!(alphas.len() == 133 && alphas.iter().all(|alpha| *alpha == 3.0), "{alphas:?}");
     // biases and norms changed too
     assert_eq!(summary.layers.len() + summary.not_held.len(), pair.old.len());
     let parameters: usize = tensors.values().map(|(_, shape, _)| shape.iter().product::<usize>()).sum();
@@ -222,6 +226,8 @@ fn a_full_lora_makes_the_edited_model_and_its_pictures() {
         println!("{folder}: {}", summary.line());
         assert!(summary.residual < if options.half { 1e-3 } else { 1e-6 }, "{}", summary.residual);
         assert!(summary.layers.iter().all(|layer| layer.residual < 10.0 * summary.residual));
+        assert_eq!(summary.ranks(), (64, 128));
+        assert!(alphas(&raw(&path).0).iter().all(|alpha| *alpha == 128.0), "diffusers misreads others");
         let changed = apply(&pair.base, &path, 1.0).unwrap();
         assert_eq!(changed.len(), 43);
         pair.save(&changed, folder);

@@ -103,7 +103,8 @@ pub fn create(
         return Err(Error::file(after.described(), nothing(&summary.not_held)));
     }
     summary.residual = Summary::residual(&summary.layers, &summary.not_held);
-    let mut all = about.metadata(path, options, &summary);
+    let convolutions = changed.iter().any(|c| c.held.is_some() && c.shape[2..].iter().any(|side| *side > 1));
+    let mut all = about.metadata(path, options, &summary, convolutions);
     all.extend(metadata.clone());
     let tensors = tensors.iter().map(|(name, dtype, shape, bytes)| {
         let bytes = Cow::Borrowed(bytes.as_slice());

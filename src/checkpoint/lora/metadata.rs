@@ -33,8 +33,14 @@ impl Base {
         latents << self.networks.vae.block_out_channels.len().saturating_sub(1)
     }
 
-    /// The `__metadata__` of a LoRA for this base.
-    pub(super) fn metadata(&self, path: &Path, options: &Options, summary: &Summary) -> BTreeMap<String, String> {
+    /// The `__metadata__` of a LoRA for this base; `convolutions` says whether it has some with a kernel (what kohya calls LoCon).
+    pub(super) fn metadata(
+        &self,
+        path: &Path,
+        options: &Options,
+        summary: &Summary,
+        convolutions: bool,
+    ) -> BTreeMap<String, String> {
         let v = self.prediction == PredictionType::VPrediction;
         let architecture = self.networks.architecture;
         let (spec, version) = match (architecture, v) {
@@ -55,8 +61,6 @@ impl Base {
             (low, high) if low == high => low.to_string(),
             _ => "Dynamic".into(),
         };
-        let convolutions =
-            summary.layers.iter().any(|layer| layer.name.contains("conv") || layer.name.contains("_layers_"));
         let arguments = match (convolutions, options.rank) {
             (true, Rank::Fixed(_)) => json!({ "conv_dim": rank, "conv_alpha": format!("{:.1}", summary.alpha as f64) }),
             _ => json!({}),

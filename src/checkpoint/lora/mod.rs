@@ -17,9 +17,9 @@
 //! clamped.)
 //!
 //! **How the factors are scaled.** Each singular value's root goes into either factor, so that neither leaves the range of
-//! 16-bit floats when the other is small. `alpha` is the same for all layers (the rank that was asked for), because diffusers
-//! 0.42 misreads attention's `alpha` in a file in which layers differ in it; a layer of a lower rank has `r / alpha` folded into
-//! its factors, also half into either. Thus a weight of 1 in any program is the edit as it was made, times
+//! 16-bit floats when the other is small. `alpha` is the same for all layers (the highest rank that any may have), because
+//! diffusers 0.42 misreads attention's `alpha` in a file in which layers differ in it; a layer of a lower rank has `r / alpha`
+//! folded into its factors, also half into either. Thus a weight of 1 in any program is the edit as it was made, times
 //! [`Options::strength`], which is folded into the factors too.
 
 mod apply;
