@@ -71,7 +71,7 @@ fn run(
             let source = Bytes::open(file.path())?;
             let promised = contents.index.model_hash(direction.target());
             atomically(into, source.len(), |output| {
-                let mut sink = Hashed { output, into, source: &source, hash: Sha256::new() };
+                let mut sink = Hashed { output, into, source: &source, patch: &bytes, hash: Sha256::new() };
                 rebuild::weights(&contents, SINGLE, &source, direction, &mut sink)?;
                 let found: String = sink.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
                 if found == promised { Ok(()) } else { Err(broken(&contents, SINGLE)) }
@@ -81,7 +81,7 @@ fn run(
         ModelFiles::Folder(_) | ModelFiles::Embedded { .. } => {
             progress.event(Event::Stage { name: "writing the model", steps: list.len() });
             for (file, _) in &list {
-                write(files, &contents, file, into, direction)?;
+                write(files, (&contents, &bytes), file, into, direction)?;
                 progress.event(Event::Step { loss: None });
             }
             progress.event(Event::Stage { name: "checking the result", steps: 1 });
@@ -104,8 +104,14 @@ fn broken(patch: &Contents<'_>, path: &str) -> Error {
     patch.wrong(format!("damaged: {path} would not have the hash that the patch promises; get the patch again"))
 }
 
-/// Writes one file of a folder.
-fn write(files: &ModelFiles, patch: &Contents<'_>, file: &File, into: &Path, direction: Direction) -> Result<()> {
+/// Writes one file of a folder, with the patch and its map.
+fn write(
+    files: &ModelFiles,
+    (patch, map): (&Contents<'_>, &Bytes),
+    file: &File,
+    into: &Path,
+    direction: Direction,
+) -> Result<()> {
     let (path, target) = (file.path.as_str(), into.join(&file.path));
     if let Some(folder) = target.parent() {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
@@ -121,7 +127,7 @@ fn write(files: &ModelFiles, patch: &Contents<'_>, file: &File, into: &Path, dir
             let source = files.map(path)?;
             let output = fs::File::create(&target).map_err(Error::write(&target, source.len()))?;
             let mut output = BufWriter::with_capacity(1 << 20, output);
-            let mut sink = Plain { output: &mut output, into: &target, source: &source };
+            let mut sink = Plain { output: &mut output, into: &target, source: &source, patch: map };
             rebuild::weights(patch, path, &source, direction, &mut sink)?;
             output.flush().map_err(Error::write(&target, source.len()))
         }
@@ -133,6 +139,7 @@ struct Plain<'a> {
     output: &'a mut dyn Write,
     into: &'a Path,
     source: &'a Bytes,
+    patch: &'a Bytes,
 }
 
 impl Sink for Plain<'_> {
@@ -140,8 +147,8 @@ impl Sink for Plain<'_> {
         self.output.write_all(bytes).map_err(Error::write(self.into, self.source.len()))
     }
 
-    fn done_with(&mut self, source: &[u8]) {
-        self.source.release(source);
+    fn done_with(&mut self, part: &[u8]) {
+        [self.source, self.patch].iter().for_each(|map| map.release(part));
     }
 }
 
@@ -150,6 +157,7 @@ struct Hashed<'a> {
     output: &'a mut dyn Output,
     into: &'a Path,
     source: &'a Bytes,
+    patch: &'a Bytes,
     hash: Sha256,
 }
 
@@ -160,8 +168,8 @@ impl Sink for Hashed<'_> {
         output.write_all(bytes).map_err(Error::write(self.into, self.source.len()))
     }
 
-    fn done_with(&mut self, source: &[u8]) {
-        self.source.release(source);
+    fn done_with(&mut self, part: &[u8]) {
+        [self.source, self.patch].iter().for_each(|map| map.release(part));
     }
 }
 

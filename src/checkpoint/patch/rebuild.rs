@@ -22,8 +22,8 @@ const GROUP: usize = 32;
 pub(super) trait Sink {
     /// The next bytes.
     fn write(&mut self, bytes: &[u8]) -> Result<()>;
-    /// These bytes of the source are not needed any more.
-    fn done_with(&mut self, _source: &[u8]) {}
+    /// These bytes of the source or of the patch are not needed any more.
+    fn done_with(&mut self, _part: &[u8]) {}
 }
 
 /// A part of a file of weights.
@@ -92,7 +92,10 @@ pub(super) fn weights(
         for bytes in made.map_err(|(tensor, what)| patch.damaged(&format!("{path}:{tensor}"), what))? {
             sink.write(&bytes)?;
         }
-        group.iter().for_each(|piece| sink.done_with(piece.source));
+        for piece in group {
+            sink.done_with(piece.source);
+            piece.change.iter().for_each(|(_, change)| sink.done_with(change));
+        }
     }
     Ok(())
 }
