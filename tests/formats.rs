@@ -223,6 +223,7 @@ fn a_pickled_checkpoint_becomes_a_single_file() {
 fn files_that_are_not_edited_are_copied_or_linked_and_the_same_in_any_case() {
     use std::os::unix::fs::MetadataExt;
     let tiny = Tiny::new();
+    tiny.put("README.md", "the base's own");
     tiny.command(&tiny.erase(&["--output", "copied", "--quiet"])).assert().code(0);
     tiny.command(&tiny.erase(&["--output", "linked", "--quiet", "--link"])).assert().code(0);
     let inode = |path: std::path::PathBuf| std::fs::metadata(path).unwrap().ino();
@@ -232,6 +233,7 @@ fn files_that_are_not_edited_are_copied_or_linked_and_the_same_in_any_case() {
         assert_ne!(inode(tiny.root().join("copied").join(rel)), inode(tiny.file(rel)), "{rel}");
     }
     assert_ne!(inode(tiny.root().join("linked").join(UNET)), inode(tiny.file(UNET)));
+    assert_eq!(tiny.read("README.md"), b"the base's own", "what replaces a link is not written through it");
     let (mut linked, mut copied) = (result(&tiny.root().join("linked")), result(&tiny.root().join("copied")));
     assert!(linked.remove("README.md") == copied.remove("README.md"));
     common::tiny::assert_same(&linked, &copied, "linked and copied");

@@ -54,8 +54,12 @@ impl Seek for Writing<'_> {
     }
 }
 
-/// A new file with this content.
+/// A new file with this content. What had its name may be a hard link to somebody's own file, which must stay as it is.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
     let file = fs::File::create(path)?;
     Writing::new(&file).write_all(bytes)
 }

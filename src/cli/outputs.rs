@@ -4,7 +4,7 @@ use super::checks::model_name;
 use super::options::EraseOptions;
 use crate::checkpoint::{
     About, Copying, Format, License, LoadedModel, ModelFiles, SingleFile, lora, modelspec, patch, save_edited_as,
-    write_edited_single_file,
+    write_edited_single_file, write_file,
 };
 use crate::progress::{Event, Progress};
 use crate::{Error, Result};
@@ -131,8 +131,9 @@ impl Outputs<'_> {
         if let Some(model) = &written.same_layout {
             progress.event(Event::Stage { name: "writing the patch", steps: 1 });
             if scratch.is_dir() {
-                let card = "README.md";
-                fs::copy(folder.join(card), scratch.join(card)).map_err(Error::io(scratch.join(card)))?;
+                // not copied over: the file there may be a link to the base's own
+                let card = folder.join("README.md");
+                write_file(&scratch.join("README.md"), &fs::read(&card).map_err(Error::io(&card))?)?;
             }
             let path = folder.join(Format::Patch.file().unwrap_or_default());
             summary = Some(patch::create(self.files, model, &path, &self.metadata())?);
