@@ -48,9 +48,9 @@ impl Cli {
 pub enum Command {
     /// Render prompts with a model
     Sample(Box<SampleArgs>),
-    /// Render a whole prompt set (a CSV file such as I2P's) with one or more models, and count what is found in the pictures
+    /// Render a prompt set (a CSV file such as I2P's) and count what is found in the pictures
     Audit(Box<AuditArgs>),
-    /// Render the same prompts and seeds with two models, side by side, and say how far the pictures lie apart
+    /// Render the same prompts and seeds with two models, side by side
     Compare(Box<CompareArgs>),
     /// Compare settings of the method over concepts and seeds
     Bench(Box<BenchArgs>),
