@@ -126,6 +126,7 @@ fn an_audit_goes_on_once_there_is_room() {
             &format!("room for {room} pages"),
         );
     }
+    assert!(pictures > 0, "a picture for which there is no room is named");
 }
 
 #[test]
