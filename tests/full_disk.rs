@@ -130,12 +130,14 @@ fn an_audit_goes_on_once_there_is_room() {
     std::fs::write(tiny.root().join("set.csv"), format!("case_number,prompt\n{set}")).unwrap();
     let args = ["audit", "--model", "model", "--prompts", "set.csv", "--steps", "1", "--batch-size", "2", "--output"];
     tiny.command(&[&args[..], &["whole"]].concat()).assert().code(0);
-    // no room for the manifest, for a picture, for the results
-    for room in [2, 5, 16] {
+    // no room for the manifest, for pictures, for the results
+    let mut pictures = 0;
+    for room in [2, 5, 9, 16] {
         let Some(disk) = Disk::mount(room) else { return };
         let output = disk.path("out");
         let args = [&args[..], &[&output]].concat();
-        tiny.refused(&args, &["disk full, free", "or choose another --output"]);
+        let refused = tiny.refused(&args, &["disk full, free", "or choose another --output"]);
+        pictures += usize::from(String::from_utf8_lossy(&refused.get_output().stderr).contains("_0.png: disk full"));
         disk.resize(100);
         tiny.command(&args).assert().code(0);
         assert_same(
@@ -144,6 +146,7 @@ fn an_audit_goes_on_once_there_is_room() {
             &format!("room for {room} pages"),
         );
     }
+    assert!(pictures > 0, "a picture for which there is no room is named");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 const ROWS: usize = 24;
 
 /// Small batches, so that there is something between the first picture and the last.
-fn args<'a>(output: &'a str) -> Vec<&'a str> {
+fn args(output: &str) -> Vec<&str> {
     audit(&["--output", output, "--batch-size", "2"])
 }
 

@@ -276,6 +276,10 @@ mod tests {
         for case in ["a", "b"] {
             manifest.push(entry(&folder, case)).unwrap();
         }
+        // killed once more: what came after the unfinished line can be read
+        drop(manifest);
+        let (manifest, dropped) = Manifest::open(&folder, &header()).unwrap();
+        assert_eq!((manifest.entries().len(), dropped), (4, 0), "b is there twice, and both are the same");
         let (_, entries) = manifest.complete(&order(&["a", "b", "c"])).unwrap();
         assert_eq!(entries.iter().map(|e| e.case.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
         let (found, again, _) = read(&path).unwrap();
