@@ -5,6 +5,7 @@ mod drift;
 mod grid;
 pub mod html;
 mod interval;
+pub mod metrics;
 mod picture;
 mod prompt_set;
 mod report;
