@@ -4,11 +4,13 @@ mod detector;
 mod drift;
 mod grid;
 pub mod html;
+pub mod image_processor;
 mod interval;
 pub mod metrics;
 mod picture;
 mod prompt_set;
 mod report;
+pub mod resample;
 mod trimmed;
 mod verify;
 
