@@ -1,6 +1,8 @@
 //! What a model draws, counted: detectors, verification, drift, grids, the report.
 
+pub mod counting_rules;
 mod detector;
+pub mod detectors;
 mod drift;
 mod grid;
 pub mod html;
@@ -14,7 +16,8 @@ pub mod resample;
 mod trimmed;
 mod verify;
 
-pub use detector::{ClassifierDetector, Detector};
+pub use detector::{ClassifierDetector, Detection, Detector};
+pub use detectors::{ClipModel, DetectorFiles, Labels, open_detector};
 pub use drift::{DRIFT_DEFINITION, Drift, DriftMean, Move, PromptDrift, moves};
 pub use grid::{Grid, GridRow};
 pub use interval::{mean_drop, paired_drop, wilson};
