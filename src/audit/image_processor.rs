@@ -69,7 +69,7 @@ impl ImageProcessor {
         });
         let rescale = flag("do_rescale", true).then(|| number("rescale_factor", 1.0 / 255.0));
         let (mean, std) = match kind {
-            ProcessorKind::Clip => ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
+            ProcessorKind::Clip => ([0.48145466, 0.4578275, 0.40821073], [0.26862955, 0.2613026, 0.2757771]),
             ProcessorKind::Vit | ProcessorKind::ConvNext => ([0.5; 3], [0.5; 3]),
         };
         let normalise = flag("do_normalize", true)

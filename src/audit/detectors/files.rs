@@ -2,7 +2,9 @@
 
 use crate::audit::image_processor::{ImageProcessor, ProcessorKind};
 use crate::checkpoint::{ModelFiles, WeightFiles, load_tensors, sha256_file, sha256_hex};
+use crate::hub::{self, Hub, Lookup};
 use crate::nn::ParamStore;
+use crate::progress::Progress;
 use crate::sd::Tokenizer;
 use crate::{Error, Result};
 use serde_json::Value;
@@ -22,6 +24,34 @@ pub struct DetectorFiles {
 }
 
 impl DetectorFiles {
+    /// A detector by its name: a folder, `demo/clip` or `demo/classifier` (part of this program), or `OWNER/NAME` on the Hugging
+    /// Face Hub, which is taken from the cache or fetched (`lookup` says at which revision, and whether offline).
+    ///
+    /// # Errors
+    /// As [`DetectorFiles::folder`]; of the Hub, [`Error::Hub`] says why it is not to be had.
+    pub fn find(name: &str, lookup: &Lookup, progress: &mut dyn Progress) -> Result<Self> {
+        match name.strip_prefix("demo/") {
+            _ if Path::new(name).is_dir() => Self::folder(Path::new(name)),
+            Some(part @ ("clip" | "classifier")) => Ok(Self::within(hub::demo(), part)),
+            _ => {
+                let mut hub = Hub::from_environment()?;
+                hub.offline |= lookup.offline;
+                Self::on_hub(&hub, name, lookup.revision.as_deref(), progress)
+            }
+        }
+    }
+
+    /// `OWNER/NAME` on this Hub; its name in reports tells the commit.
+    ///
+    /// # Errors
+    /// As [`DetectorFiles::find`].
+    pub fn on_hub(hub: &Hub, name: &str, revision: Option<&str>, progress: &mut dyn Progress) -> Result<Self> {
+        let found = hub::find_single_on(hub, name, revision, progress)?;
+        let name =
+            found.origin.map_or(name.to_string(), |origin| format!("{} at commit {}", origin.repo, origin.commit));
+        Ok(Self { name, ..Self::within(found.files, "") })
+    }
+
     /// A folder with `config.json` and `model.safetensors`, as `save_pretrained` writes it and as a snapshot of the Hub has it.
     ///
     /// # Errors
