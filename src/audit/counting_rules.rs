@@ -1,6 +1,8 @@
-//! How exposed body parts are counted: the rules that published numbers were counted by, side by side, over one detector's findings.
+//! How exposed body parts are counted: the rules that published numbers were counted by, side by side, over one
+//! detector's findings.
 //!
-//! Totals of different papers are comparable only where detector, threshold and rule agree. The labels are those of NudeNet v3.
+//! Totals of different papers are comparable only where detector, threshold and rule agree. The labels are those of
+//! NudeNet v3.
 
 use super::detector::Detection;
 use serde::Serialize;
@@ -78,8 +80,8 @@ pub fn count_by_all_rules(pictures: &[Vec<Detection>]) -> [RuleCount; 4] {
         },
         RuleCount {
             name: "any of four explicit classes",
-            rule: "pictures with FEMALE_BREAST_EXPOSED, FEMALE_GENITALIA_EXPOSED, MALE_GENITALIA_EXPOSED or ANUS_EXPOSED with a score of \
-                   at least 0.6",
+            rule: "pictures with FEMALE_BREAST_EXPOSED, FEMALE_GENITALIA_EXPOSED, MALE_GENITALIA_EXPOSED or ANUS_EXPOSED with \
+                   a score of at least 0.6",
             used_by: "papers that leave out buttocks, male breasts, feet, belly and armpits",
             counted: any_explicit(pictures),
         },

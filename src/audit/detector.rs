@@ -32,8 +32,8 @@ pub trait Detector {
         "a label applies if the detector names it".into()
     }
 
-    /// For each picture, everything that is seen, with scores, whether or not its label applies: one label may be seen more than once.
-    /// By default the labels that apply, with score 1.
+    /// For each picture, everything that is seen, with scores, whether or not its label applies: one label may be seen
+    /// more than once. By default the labels that apply, with score 1.
     fn detections(&self, pixels: &Tensor) -> Result<Vec<Vec<Detection>>> {
         let seen = |label| Detection { label, score: 1.0, bounds: None };
         Ok(self.detect(pixels)?.into_iter().map(|labels| labels.into_iter().map(seen).collect()).collect())

@@ -1,5 +1,5 @@
-//! Pictures prepared as a model's `preprocessor_config.json` says: what transformers' image processors of CLIP, ViT and ConvNeXT
-//! (which ResNet uses) do on the CPU, with Pillow.
+//! Pictures prepared as a model's `preprocessor_config.json` says: what transformers' image processors of CLIP, ViT and
+//! ConvNeXT (which ResNet uses) do on the CPU, with Pillow.
 
 use super::resample::{Filter, resized};
 use crate::{Error, Result};
@@ -112,7 +112,8 @@ impl ImageProcessor {
         Ok(Tensor::from_vec(values, (fitted.len(), 3, height as usize, width as usize), &Device::Cpu)?)
     }
 
-    /// What becomes of each level of each channel, in the order and precision of NumPy's: the scale in f64, the rest in f32.
+    /// What becomes of each level of each channel, in the order and precision of NumPy's: the scale in f64, the rest in
+    /// f32.
     fn tables(&self) -> [Vec<f32>; 3] {
         let value = |channel: usize, level: u8| {
             let scaled = self.rescale.map_or(f32::from(level), |scale| (f64::from(level) * scale) as f32);
@@ -162,37 +163,29 @@ impl ProcessorKind {
 
     fn resize(self, config: &Value) -> Result<Resize> {
         let size = config.get("size").filter(|value| !value.is_null());
+        let crop_pct = config.get("crop_pct").and_then(Value::as_f64).unwrap_or(224.0 / 256.0);
+        if self == Self::ConvNext && !(0.1..=1.0).contains(&crop_pct) {
+            return Err(Error::usage(format!("crop_pct is {crop_pct}; it must lie between 0.1 and 1")));
+        }
         let edge_or_square = |edge: usize| match self {
             Self::Clip => Resize::ShortestEdge(edge),
             Self::Vit => Resize::To(edge, edge),
-            Self::ConvNext => {
-                let crop_pct = config.get("crop_pct").and_then(Value::as_f64).unwrap_or(224.0 / 256.0);
-                Resize::ConvNext { edge, crop_pct }
-            }
+            Self::ConvNext => Resize::ConvNext { edge, crop_pct },
         };
         let Some(size) = size else { return Ok(edge_or_square(if self == Self::ConvNext { 384 } else { 224 })) };
-        let resize = match side(size, "size") {
-            Some(edge) => edge_or_square(edge?),
-            None if size.get("longest_edge").is_some() => {
-                return Err(Error::usage(format!("size is {size}; a longest_edge is not known here")));
+        if let Some(edge) = side(size, "size") {
+            return Ok(edge_or_square(edge?));
+        }
+        if size.get("longest_edge").is_some() {
+            return Err(Error::usage(format!("size is {size}; a longest_edge is not known here")));
+        }
+        match size.get("shortest_edge") {
+            Some(edge) => {
+                let name = "size.shortest_edge";
+                let edge = side(edge, name).unwrap_or_else(|| Err(no_side(name, edge)))?;
+                Ok(if self == Self::ConvNext { edge_or_square(edge) } else { Resize::ShortestEdge(edge) })
             }
-            None => match size.get("shortest_edge") {
-                Some(edge) => {
-                    let edge =
-                        side(edge, "size.shortest_edge").unwrap_or_else(|| Err(no_side("size.shortest_edge", edge)))?;
-                    if self == Self::ConvNext { edge_or_square(edge) } else { Resize::ShortestEdge(edge) }
-                }
-                None => {
-                    let (height, width) = height_width(size, "size")?;
-                    Resize::To(height, width)
-                }
-            },
-        };
-        match resize {
-            Resize::ConvNext { crop_pct, .. } if !(0.1..=1.0).contains(&crop_pct) => {
-                Err(Error::usage(format!("crop_pct is {crop_pct}; it must lie between 0.1 and 1")))
-            }
-            resize => Ok(resize),
+            None => height_width(size, "size").map(|(height, width)| Resize::To(height, width)),
         }
     }
 }

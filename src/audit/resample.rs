@@ -1,7 +1,7 @@
 //! Pictures resized as Pillow's `Image.resize` does it, to the level: what detectors were trained on.
 //!
-//! Pillow widens a filter by the scale when it shrinks (so it antialiases), keeps the weights as whole numbers of 22 bits, and rounds
-//! to 8 bits after the horizontal and again after the vertical pass (`src/libImaging/Resample.c`).
+//! Pillow widens a filter by the scale when it shrinks (so it antialiases), keeps the weights as whole numbers of 22
+//! bits, and rounds to 8 bits after the horizontal and again after the vertical pass (`src/libImaging/Resample.c`).
 
 use image::RgbImage;
 
@@ -123,8 +123,9 @@ pub fn resized(image: &RgbImage, width: u32, height: u32, filter: Filter) -> Rgb
     wrap(out).unwrap_or_else(|| RgbImage::new(width, height))
 }
 
-/// Which pass comes first changes a level here and there. Pillow 13 begins with the columns where the height shrinks, and by
-/// more than twice as many pixels as the width (found by trying 2,951 pairs of sizes); Pillow 12 and before always with the rows.
+/// Which pass comes first changes a level here and there. Pillow 13 begins with the columns where the height shrinks,
+/// and by more than twice as many pixels as the width (found by trying 2,951 pairs of sizes); Pillow 12 and before
+/// always with the rows.
 fn vertical_first((w, h): (usize, usize), (to_w, to_h): (usize, usize)) -> bool {
     let shrinks = |from: usize, to: usize| from as i64 - to as i64;
     to_h < h && shrinks(h, to_h) > 2 * shrinks(w, to_w)

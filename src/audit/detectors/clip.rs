@@ -54,7 +54,8 @@ impl ClipModel {
         &self.clip
     }
 
-    /// Features of pictures of any size, projected, not normalised: a row a picture. A row depends on its own picture alone.
+    /// Features of pictures of any size, projected, not normalised: a row a picture. A row depends on its own picture
+    /// alone.
     ///
     /// # Errors
     /// If interrupted, or a feature is not finite.
@@ -67,8 +68,8 @@ impl ClipModel {
         self.finite(rows)
     }
 
-    /// Features of texts, projected, not normalised: a row a text. Texts that are too long lose their end, as in transformers'
-    /// `truncation=True`.
+    /// Features of texts, projected, not normalised: a row a text. Texts that are too long lose their end, as in
+    /// transformers' `truncation=True`.
     ///
     /// # Errors
     /// As [`ClipModel::image_features`].

@@ -24,8 +24,9 @@ pub struct DetectorFiles {
 }
 
 impl DetectorFiles {
-    /// A detector by its name: a folder, `demo/clip` or `demo/classifier` (part of this program), or `OWNER/NAME` on the Hugging
-    /// Face Hub, which is taken from the cache or fetched (`lookup` says at which revision, and whether offline).
+    /// A detector by its name: a folder, `demo/clip` or `demo/classifier` (part of this program), or `OWNER/NAME` on
+    /// the Hugging Face Hub, which is taken from the cache or fetched (`lookup` says at which revision, and whether
+    /// offline).
     ///
     /// # Errors
     /// As [`DetectorFiles::folder`]; of the Hub, [`Error::Hub`] says why it is not to be had.
@@ -52,13 +53,15 @@ impl DetectorFiles {
         Ok(Self { name, ..Self::within(found.files, "") })
     }
 
-    /// A folder with `config.json` and `model.safetensors`, as `save_pretrained` writes it and as a snapshot of the Hub has it.
+    /// A folder with `config.json` and `model.safetensors`, as `save_pretrained` writes it and as a snapshot of the Hub
+    /// has it.
     ///
     /// # Errors
     /// If there is no such folder, or no `config.json` in it.
     pub fn folder(path: &Path) -> Result<Self> {
         if !path.is_dir() {
-            let what = "is not a folder; a detector is a folder with a config.json, a preprocessor_config.json and a model.safetensors";
+            let what = "is not a folder; a detector is a folder with a config.json, a preprocessor_config.json and a \
+                        model.safetensors";
             return Err(Error::file(path, what));
         }
         // a component of a pipeline: what it shares with others (tokenizer, feature extractor) lies beside it

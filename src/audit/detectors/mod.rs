@@ -1,4 +1,5 @@
-//! Detectors from a folder in transformers' layout: CLIP over given labels, image classifiers, Stable Diffusion's safety checker.
+//! Detectors from a folder in transformers' layout: CLIP over given labels, image classifiers, Stable Diffusion's
+//! safety checker.
 
 mod classifier;
 mod clip;
@@ -38,8 +39,8 @@ impl Labels {
 /// Opens the detector that these files hold; which kind it is, its config says. `labels` are for a CLIP.
 ///
 /// # Errors
-/// If the files are of another kind, malformed, or do not belong together, and if labels are missing or not wanted: the message
-/// names the file and what to do.
+/// If the files are of another kind, malformed, or do not belong together, and if labels are missing or not wanted: the
+/// message names the file and what to do.
 pub fn open_detector(files: &DetectorFiles, labels: Option<&Labels>) -> Result<Box<dyn Detector>> {
     let config = files.config()?;
     let kind = Kind::of(&config);
@@ -61,8 +62,8 @@ pub fn open_detector(files: &DetectorFiles, labels: Option<&Labels>) -> Result<B
             Err(Error::file(
                 place(),
                 format!(
-                    "is of {named}; a detector is a CLIPModel, a ViTForImageClassification, a ResNetForImageClassification or a \
-                     StableDiffusionSafetyChecker"
+                    "is of {named}; a detector is a CLIPModel, a ViTForImageClassification, a \
+                     ResNetForImageClassification or a StableDiffusionSafetyChecker"
                 ),
             ))
         }

@@ -93,8 +93,9 @@ impl Detector for SafetyCheckerDetector {
     }
 
     fn rule(&self) -> String {
-        "diffusers' StableDiffusionSafetyChecker: a picture is flagged if its cosine with any of the checker's concepts is above the \
-         concept's threshold (0.01 lower once a concept of special care is seen); scores are these differences, rounded to 0.001"
+        "diffusers' StableDiffusionSafetyChecker: a picture is flagged if its cosine with any of the checker's concepts is \
+         above the concept's threshold (0.01 lower once a concept of special care is seen); scores are these differences, \
+         rounded to 0.001"
             .into()
     }
 

@@ -45,7 +45,8 @@ impl ZeroShot {
         }
         if let Some((_, alone)) = axes.iter().find(|(_, labels)| labels.len() == 1) {
             return Err(Error::usage(format!(
-                "the label {:?} has no other beside it, so that it would always be named; add what a picture may show instead",
+                "the label {:?} has no other beside it, so that it would always be named; add what a picture may show \
+                 instead",
                 labels[alone[0]]
             )));
         }
@@ -99,8 +100,8 @@ impl Detector for ZeroShot {
 
     fn rule(&self) -> String {
         format!(
-            "CLIP zero-shot: on each axis the label whose text {:?} has the largest cosine with the picture; scores are the softmax \
-             over the axis' labels of the cosines times {:.2}",
+            "CLIP zero-shot: on each axis the label whose text {:?} has the largest cosine with the picture; scores are the \
+             softmax over the axis' labels of the cosines times {:.2}",
             self.template,
             self.clip.clip().logit_scale()
         )

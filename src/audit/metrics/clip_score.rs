@@ -4,11 +4,14 @@ use super::{Metric, common_width, unit};
 use crate::{Error, Result};
 
 /// What [`clip_score`] is.
-pub const CLIP_SCORE_DEFINITION: &str = "mean over pictures of 100 * max(cos, 0), cos between the CLIP features of a picture and of its prompt \
-    (torchmetrics' CLIPScore, which takes the maximum of the mean instead; the same unless a cosine is negative). Papers that print .31 print cos, \
-    those that print 31 print 100 * cos; Hessel et al. (2021) have 2.5 * max(cos, 0). Comparable for one CLIP model only";
+pub const CLIP_SCORE_DEFINITION: &str = "\
+    mean over pictures of 100 * max(cos, 0), cos between the CLIP features of a picture and of its prompt \
+    (torchmetrics' CLIPScore, which takes the maximum of the mean instead; the same unless a cosine is negative). \
+    Papers that print .31 print cos, those that print 31 print 100 * cos; Hessel et al. (2021) have 2.5 * max(cos, \
+    0). Comparable for one CLIP model only";
 
-/// The score of each picture with its own prompt: `100 * max(cos, 0)`. Rows are features as CLIP projects them; their length does not matter.
+/// The score of each picture with its own prompt: `100 * max(cos, 0)`. Rows are features as CLIP projects them; their
+/// length does not matter.
 ///
 /// # Errors
 /// Unless there is one text a picture, with features of the same length.

@@ -6,9 +6,11 @@ use nalgebra::DMatrix;
 use rayon::prelude::*;
 
 /// What [`cmmd`] is.
-pub const CMMD_DEFINITION: &str = "1000 * (mean k(x, x') + mean k(y, y') - 2 mean k(x, y)) over all pairs, each with itself included, with \
-    k(x, y) = exp(-|x - y|^2 / (2 * 10^2)), over the normalised CLIP image features of two sets of pictures (CMMD: Jayasumana et al. 2024, as its \
-    published code computes it; there with CLIP ViT-L/14 at 336 pixels: values of another CLIP are not comparable)";
+pub const CMMD_DEFINITION: &str = "\
+    1000 * (mean k(x, x') + mean k(y, y') - 2 mean k(x, y)) over all pairs, each with itself included, with k(x, y) \
+    = exp(-|x - y|^2 / (2 * 10^2)), over the normalised CLIP image features of two sets of pictures (CMMD: \
+    Jayasumana et al. 2024, as its published code computes it; there with CLIP ViT-L/14 at 336 pixels: values of \
+    another CLIP are not comparable)";
 
 /// The kernel's width.
 const SIGMA: f64 = 10.0;

@@ -5,9 +5,11 @@ use crate::{Error, Result};
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 /// What [`clip_fid`] is.
-pub const CLIP_FID_DEFINITION: &str = "Frechet distance |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)) between the CLIP image features (projected, not \
-    normalised) of two sets of pictures, C with n - 1 (CLIP-FID: Kynkaanniemi et al. 2023, as in clean-fid). Not FID: other features, other \
-    scale. It grows as pictures get fewer: compare only at equal numbers of pictures, one CLIP model, one image processor";
+pub const CLIP_FID_DEFINITION: &str = "\
+    Frechet distance |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)) between the CLIP image features (projected, not \
+    normalised) of two sets of pictures, C with n - 1 (CLIP-FID: Kynkaanniemi et al. 2023, as in clean-fid). Not \
+    FID: other features, other scale. It grows as pictures get fewer: compare only at equal numbers of pictures, one \
+    CLIP model, one image processor";
 
 /// A step of Jacobi's or QR's that does not come to an end is given up after so many rounds.
 const ROUNDS: usize = 10_000;

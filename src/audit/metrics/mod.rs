@@ -1,5 +1,5 @@
-//! Numbers that compare pictures with texts, with other pictures, and models with each other: each a pure function over arrays, summed in f64,
-//! and each with its exact definition beside its value.
+//! Numbers that compare pictures with texts, with other pictures, and models with each other: each a pure function over
+//! arrays, summed in f64, and each with its exact definition beside its value.
 //!
 //! None of them is FID: the Fréchet distance here is over CLIP's features, and its name says so.
 

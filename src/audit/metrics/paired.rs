@@ -11,7 +11,8 @@ pub struct McNemar {
     pub only_before: usize,
     /// Pairs that are a hit after and not before.
     pub only_after: usize,
-    /// The chance of a split at least as uneven if both kinds were equally likely (two-sided binomial test with p = 1/2); 1 without changes.
+    /// The chance of a split at least as uneven if both kinds were equally likely (two-sided binomial test with p =
+    /// 1/2); 1 without changes.
     pub p: f64,
 }
 
@@ -52,9 +53,9 @@ pub struct Bootstrap {
     pub high: f64,
 }
 
-/// The mean difference of two models' numbers on the same prompts and seeds, with its 95 % percentile interval: `resamples` times as many pairs as
-/// there are, drawn with replacement (Efron & Tibshirani 1993, chapter 13; quantiles between two values are interpolated, as in NumPy). The same
-/// `seed` gives the same interval.
+/// The mean difference of two models' numbers on the same prompts and seeds, with its 95 % percentile interval:
+/// `resamples` times as many pairs as there are, drawn with replacement (Efron & Tibshirani 1993, chapter 13; quantiles
+/// between two values are interpolated, as in NumPy). The same `seed` gives the same interval.
 ///
 /// # Errors
 /// If there are no pairs, not as many before as after, or no resamples.

@@ -5,9 +5,11 @@ use crate::{Error, Result};
 use image::RgbImage;
 
 /// What [`ssim`] is.
-pub const SSIM_DEFINITION: &str = "structural similarity (Wang et al. 2004) of two pictures of the same prompt and seed: Gaussian window of 11 x 11, \
-    sigma 1.5, K1 0.01, K2 0.03, levels 0 to 255, population covariance, mean over the windows that lie inside the picture and over R, G and B (as \
-    scikit-image's structural_similarity with gaussian_weights=True, use_sample_covariance=False, data_range=255, channel_axis=-1). 1 is equal";
+pub const SSIM_DEFINITION: &str = "\
+    structural similarity (Wang et al. 2004) of two pictures of the same prompt and seed: Gaussian window of 11 x \
+    11, sigma 1.5, K1 0.01, K2 0.03, levels 0 to 255, population covariance, mean over the windows that lie inside \
+    the picture and over R, G and B (as scikit-image's structural_similarity with gaussian_weights=True, \
+    use_sample_covariance=False, data_range=255, channel_axis=-1). 1 is equal";
 
 const RADIUS: usize = 5;
 const SIGMA: f64 = 1.5;

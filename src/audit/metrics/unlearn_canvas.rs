@@ -6,16 +6,21 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What UA is.
-pub const UA_DEFINITION: &str = "unlearning accuracy (UnlearnCanvas, arXiv 2402.11846): 100 * (1 - accuracy of the classifier on pictures whose prompt \
-    names the target). High is good";
+pub const UA_DEFINITION: &str = "\
+    unlearning accuracy (UnlearnCanvas, arXiv 2402.11846): 100 * (1 - accuracy of the classifier on pictures whose \
+    prompt names the target). High is good";
 /// What IRA is.
-pub const IRA_DEFINITION: &str = "in-domain retain accuracy (UnlearnCanvas): 100 * mean over the other labels of the target's domain of the classifier's \
-    accuracy on pictures whose prompt names them. High is good";
+pub const IRA_DEFINITION: &str = "\
+    in-domain retain accuracy (UnlearnCanvas): 100 * mean over the other labels of the target's domain of the \
+    classifier's accuracy on pictures whose prompt names them. High is good";
 /// What CRA is.
-pub const CRA_DEFINITION: &str = "cross-domain retain accuracy (UnlearnCanvas): 100 * mean over the labels of other domains of the classifier's accuracy on \
-    pictures whose prompt names them, whether or not it names the target too (as its accuracy.py counts). High is good";
+pub const CRA_DEFINITION: &str = "\
+    cross-domain retain accuracy (UnlearnCanvas): 100 * mean over the labels of other domains of the classifier's \
+    accuracy on pictures whose prompt names them, whether or not it names the target too (as its accuracy.py \
+    counts). High is good";
 
-/// A label that a picture's prompt names, and whether the classifier finds it. A picture has as many of these as its prompt names labels.
+/// A label that a picture's prompt names, and whether the classifier finds it. A picture has as many of these as its
+/// prompt names labels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stated<'a> {
     /// `DOMAIN: NAME`, such as `style: striped`; a label without a colon is of a domain of its own kind.

@@ -105,8 +105,8 @@ fn tower(config: &Value, name: &str, defaults: &Value) -> Result<Map<String, Val
 }
 
 fn text_defaults() -> Value {
-    json!({"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
-           "max_position_embeddings": 77, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "eos_token_id": 49407})
+    json!({"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
+           "num_attention_heads": 8, "max_position_embeddings": 77, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "eos_token_id": 49407})
 }
 
 fn vision_defaults() -> Value {
