@@ -115,6 +115,11 @@ fn weights_that_do_not_fit_are_named() {
         with("/vision_config/num_attention_heads", json!(3)).contains("128 features cannot be divided into 3 heads")
     );
     assert!(with("/projection_dim", json!(64)).contains("text_projection.weight is [128, 128]"));
+    // more places than there is memory for: refused without asking for it
+    let mut huge = config.clone();
+    (huge["vision_config"]["image_size"], huge["vision_config"]["patch_size"]) = (json!(8192), json!(1));
+    let huge = Clip::new(&ClipConfig::from_value(&huge).unwrap(), &params).err().unwrap().to_string();
+    assert!(huge.contains("where the config implies [67108865, 128]"), "{huge}");
     let mut few = params.tensors().clone();
     few.remove("logit_scale");
     let few = erase_concept::nn::ParamStore::new(few);

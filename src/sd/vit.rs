@@ -100,7 +100,7 @@ impl Vit {
         let path = vit.pp("encoder.layer");
         let layers = (0..c.num_hidden_layers).map(|i| EncoderLayer::new(&sizes, &VIT, path.pp(i)));
         let vit = Self {
-            patches: Patches::new(conv, class, positions, c.image_size, c.num_channels)?,
+            patches: Patches::new(conv, class, positions, c.image_size, c.num_channels),
             layers: layers.collect::<Result<_>>()?,
             layernorm: LayerNorm::new(hidden, c.layer_norm_eps, vit.pp("layernorm"))?,
             classifier: Linear::new(hidden, labels.len(), root.pp("classifier"))?,

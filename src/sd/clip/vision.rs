@@ -4,7 +4,7 @@ use super::config::ClipVisionConfig;
 use crate::nn::{Conv2d, LayerNorm, Linear, ParamPath, ParamStore, by_rows, to_tokens};
 use crate::sd::encoder::{CLIP, EncoderLayer, Sizes, check_layers, check_sizes};
 use crate::{Error, Result};
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, Tensor};
 
 /// A picture as tokens: its class, then its patches, each with its place added.
 pub(in crate::sd) struct Patches {
@@ -16,18 +16,16 @@ pub(in crate::sd) struct Patches {
 }
 
 impl Patches {
-    /// `class` and `positions` are reshaped to `(1, 1, hidden)` and `(1, 1 + patches, hidden)`.
+    /// `class` is `(1, 1, hidden)`, `positions` `(1, 1 + patches, hidden)`. Neither is copied: where the weights do not fit the
+    /// config, they stand in for what there is no memory for.
     pub(in crate::sd) fn new(
         conv: Conv2d,
         class: Tensor,
         positions: Tensor,
         image_size: usize,
         channels: usize,
-    ) -> Result<Self> {
-        let hidden = class.elem_count();
-        let class = class.to_dtype(DType::F32)?.reshape((1, 1, hidden))?;
-        let positions = positions.to_dtype(DType::F32)?.reshape((1, (), hidden))?;
-        Ok(Self { conv, class, positions, image_size, channels })
+    ) -> Self {
+        Self { conv, class, positions, image_size, channels }
     }
 
     /// How many patches a picture has.
@@ -96,8 +94,8 @@ impl ClipVision {
         let embeddings = model.pp("embeddings");
         let (p, hidden) = (c.patch_size, c.hidden_size);
         let conv = Conv2d::no_bias(c.num_channels, hidden, p, p, 0, embeddings.pp("patch_embedding"))?;
-        let class = embeddings.get(&[hidden], "class_embedding")?;
-        let positions = embeddings.get(&[1 + patches, hidden], "position_embedding.weight")?;
+        let class = embeddings.get(&[hidden], "class_embedding")?.unsqueeze(0)?.unsqueeze(0)?;
+        let positions = embeddings.get(&[1 + patches, hidden], "position_embedding.weight")?.unsqueeze(0)?;
         let sizes = Sizes {
             hidden,
             intermediate: c.intermediate_size,
@@ -110,7 +108,7 @@ impl ClipVision {
         let layers = model.pp("encoder.layers");
         let layers = (0..c.num_hidden_layers).map(|i| EncoderLayer::new(&sizes, &CLIP, layers.pp(i)));
         Ok(Self {
-            patches: Patches::new(conv, class, positions, c.image_size, c.num_channels)?,
+            patches: Patches::new(conv, class, positions, c.image_size, c.num_channels),
             pre_layrnorm: LayerNorm::new(hidden, c.layer_norm_eps, model.pp("pre_layrnorm"))?,
             layers: layers.collect::<Result<_>>()?,
             post_layernorm: LayerNorm::new(hidden, c.layer_norm_eps, model.pp("post_layernorm"))?,
