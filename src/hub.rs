@@ -140,11 +140,33 @@ pub fn find(name: &str, lookup: &Lookup, progress: &mut dyn Progress) -> Result<
 /// # Errors
 /// As [`find`].
 pub fn find_on(hub: &Hub, name: &str, revision: Option<&str>, progress: &mut dyn Progress) -> Result<Found> {
+    fetch_as(fetch::What::Pipeline, hub, name, revision, progress)
+}
+
+/// A network in transformers' layout on this Hub, or in its cache, such as a CLIP or an image classifier: `OWNER/NAME`, at the branch, tag
+/// or commit `revision`.
+///
+/// # Errors
+/// If it is no such name, or is not to be had: [`Error::Hub`] says why.
+pub fn find_single_on(hub: &Hub, name: &str, revision: Option<&str>, progress: &mut dyn Progress) -> Result<Found> {
+    if !is_hub_id(name) {
+        return Err(Error::usage(format!("{name:?} is neither a folder nor OWNER/NAME on the Hugging Face Hub")));
+    }
+    fetch_as(fetch::What::Single, hub, name, revision, progress)
+}
+
+fn fetch_as(
+    what: fetch::What,
+    hub: &Hub,
+    name: &str,
+    revision: Option<&str>,
+    progress: &mut dyn Progress,
+) -> Result<Found> {
     let revision = revision.unwrap_or(fetch::DEFAULT_REVISION);
     if !is_revision(revision) {
         return Err(Error::usage(format!("--revision {revision:?} is no branch, tag or commit")));
     }
-    let (folder, origin) = fetch::fetch(hub, name, revision, progress)?;
+    let (folder, origin) = fetch::fetch(hub, name, what, revision, progress)?;
     Ok(Found { files: ModelFiles::Folder(folder), origin: Some(origin) })
 }
 

@@ -537,7 +537,10 @@ fn the_command_applies_and_reverses() {
     refuse(&["model", "model"], &["model: is a folder; apply takes a file"]);
     refuse(&["model", "nothing"], &["nothing: No such file"]);
     refuse(&["model", "model/vae/config.json"], &["config.json: "]);
-    refuse(&["model", "model/vae/diffusion_pytorch_model.safetensors"], &["is neither a patch nor a LoRA (it is this: VAE"]);
+    refuse(
+        &["model", "model/vae/diffusion_pytorch_model.safetensors"],
+        &["is neither a patch nor a LoRA (it is this: VAE"],
+    );
     refuse(&["nowhere", "star.safetensors"], &["error: \"nowhere\" is not there; a model is either"]);
     let over = ["apply", "model", "star.safetensors", "--overwrite", "--output", "model"];
     tiny.refused(&over, &["--output model holds what MODEL names"]);

@@ -3,6 +3,18 @@
 use crate::Result;
 use crate::sd::Classifier;
 use candle_core::Tensor;
+use serde::Serialize;
+
+/// One thing that a detector sees in a picture.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Detection {
+    /// What it is.
+    pub label: String,
+    /// How sure the detector is, on its own scale (see [`Detector::rule`]).
+    pub score: f32,
+    /// Where it is, in pixels: left, top, width, height; `None` from detectors that judge whole pictures.
+    pub bounds: Option<[f32; 4]>,
+}
 
 /// Names what it sees in pictures.
 pub trait Detector {
@@ -14,6 +26,18 @@ pub trait Detector {
     fn labels(&self) -> &[String];
     /// For each picture of `(B, 3, H, W)` in -1 to 1, the labels that apply.
     fn detect(&self, pixels: &Tensor) -> Result<Vec<Vec<String>>>;
+
+    /// By which rule a label applies and what scores mean, for reports.
+    fn rule(&self) -> String {
+        "a label applies if the detector names it".into()
+    }
+
+    /// For each picture, everything that is seen, with scores, whether or not its label applies: one label may be seen
+    /// more than once. By default the labels that apply, with score 1.
+    fn detections(&self, pixels: &Tensor) -> Result<Vec<Vec<Detection>>> {
+        let seen = |label| Detection { label, score: 1.0, bounds: None };
+        Ok(self.detect(pixels)?.into_iter().map(|labels| labels.into_iter().map(seen).collect()).collect())
+    }
 }
 
 /// An image classifier, read as one label an axis: the one with the largest logit.
@@ -41,5 +65,9 @@ impl Detector for ClassifierDetector {
 
     fn detect(&self, pixels: &Tensor) -> Result<Vec<Vec<String>>> {
         self.classifier.classify(pixels)
+    }
+
+    fn rule(&self) -> String {
+        "on each axis the label with the largest logit".into()
     }
 }

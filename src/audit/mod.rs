@@ -1,19 +1,25 @@
 //! What a model draws, counted: detectors, verification, drift, grids, the report.
 
+pub mod counting_rules;
 mod detector;
+pub mod detectors;
 mod drift;
 mod grid;
 pub mod html;
+pub mod image_processor;
 mod interval;
+pub mod metrics;
 mod model_card;
 mod picture;
 mod prompt_set;
 mod report;
+pub mod resample;
 pub mod run;
 mod trimmed;
 mod verify;
 
-pub use detector::{ClassifierDetector, Detector};
+pub use detector::{ClassifierDetector, Detection, Detector};
+pub use detectors::{ClipModel, DetectorFiles, Labels, open_detector};
 pub use drift::{
     DRIFT_DEFINITION, Drift, DriftMean, Move, PromptDrift, averaged_down, by_prompt, mean, moves, moves_of,
 };

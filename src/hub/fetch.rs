@@ -3,7 +3,7 @@
 use super::cache::{Repository, State, free_space, is_commit, known};
 use super::environment::Hub;
 use super::listing::{Entry, Listing};
-use super::snapshot::{INDEX, choose, no_index};
+use super::snapshot::{INDEX, choose, choose_single, no_index};
 use crate::checkpoint::check_pipeline;
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::{Error, Result};
@@ -36,6 +36,15 @@ pub struct Origin {
     pub repo: String,
     /// The commit that the revision stood for.
     pub commit: String,
+}
+
+/// What a model of the Hub is wanted as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// A text-to-image model in diffusers' layout.
+    Pipeline,
+    /// One network in transformers' layout.
+    Single,
 }
 
 /// What missing files come from.
@@ -78,6 +87,7 @@ impl Source for Client<'_> {
 struct Session<'a> {
     hub: &'a Hub,
     name: &'a str,
+    what: What,
     repository: &'a Repository,
     commit: String,
     listing: Listing,
@@ -89,7 +99,13 @@ struct Session<'a> {
 ///
 /// # Errors
 /// If it is not in the cache and cannot be fetched: the message says what was tried, and the ways on.
-pub(super) fn fetch(hub: &Hub, name: &str, revision: &str, progress: &mut dyn Progress) -> Result<(PathBuf, Origin)> {
+pub(super) fn fetch(
+    hub: &Hub,
+    name: &str,
+    what: What,
+    revision: &str,
+    progress: &mut dyn Progress,
+) -> Result<(PathBuf, Origin)> {
     let repository = Repository::new(hub, name);
     let cached = |progress: &mut dyn Progress| -> Result<(PathBuf, Origin)> {
         let place = format!("the cache in {}", hub.cache.display());
@@ -97,7 +113,7 @@ pub(super) fn fetch(hub: &Hub, name: &str, revision: &str, progress: &mut dyn Pr
         let commit = commit.ok_or_else(|| Error::Hub(format!("{place} has no revision {revision:?} of it")))?;
         let listing = repository.listing(&commit);
         let listing = listing.ok_or_else(|| Error::Hub(format!("{place} has nothing of its commit {commit}")))?;
-        let mut session = Session { hub, name, repository: &repository, commit, listing, source: None, progress };
+        let mut session = Session { hub, name, what, repository: &repository, commit, listing, source: None, progress };
         session.run(revision)
     };
     if is_commit(revision) && repository.listing(revision).is_some() {
@@ -107,10 +123,14 @@ pub(super) fn fetch(hub: &Hub, name: &str, revision: &str, progress: &mut dyn Pr
             done => return done,
         }
     }
+    let instead = match what {
+        What::Pipeline => "pass --model FOLDER (a folder in diffusers' layout), or use --model demo",
+        What::Single => "or name a folder that has it",
+    };
     let ways_on = |tried: &str, error: Error| match error {
         Error::Hub(why) => Error::Hub(format!(
             "{name}: {tried}, and {why}. Ways on: run it once with a network (without --offline and HF_HUB_OFFLINE), set \
-             HF_HUB_CACHE to a cache that has it, pass --model FOLDER (a folder in diffusers' layout), or use --model demo"
+             HF_HUB_CACHE to a cache that has it, {instead}"
         )),
         error => error,
     };
@@ -134,22 +154,20 @@ pub(super) fn fetch(hub: &Hub, name: &str, revision: &str, progress: &mut dyn Pr
         let commit = info.get("sha").and_then(|sha| sha.as_str()).filter(|sha| is_commit(sha));
         let (commit, listing) = commit.zip(Listing::from_api(&info)).ok_or_else(|| not_a_hub(&hub.endpoint))?;
         let (commit, source) = (commit.to_string(), Some(&client as &dyn Source));
-        Session { hub, name, repository: &repository, commit, listing, source, progress }.run(revision)
+        Session { hub, name, what, repository: &repository, commit, listing, source, progress }.run(revision)
     }
 }
 
 impl Session<'_> {
     /// Chooses, fetches and links the files.
     fn run(&mut self, revision: &str) -> Result<(PathBuf, Origin)> {
-        if !self.listing.0.contains_key(INDEX) {
-            return Err(Error::Hub(no_index(self.name, &self.listing)));
-        }
-        let text = self.content(INDEX)?;
-        let place = format!("{} ({INDEX})", self.name);
-        let index = serde_json::from_slice(&text).map_err(|e| Error::file(&place, format!("not JSON: {e}")))?;
-        check_pipeline(&index, &place)?;
-        let listing = self.listing.clone();
-        let chosen = choose(self.name, &listing, &index, &mut |rel| self.content(rel))?;
+        let chosen = match self.what {
+            What::Pipeline => self.choose_pipeline()?,
+            What::Single => {
+                let listing = self.listing.clone();
+                choose_single(self.name, &listing, &mut |rel| self.content(rel))?
+            }
+        };
         let fetched = self.complete(&chosen)?;
 
         let mut files = Vec::new();
@@ -166,6 +184,18 @@ impl Session<'_> {
         let of = if revision == self.commit { String::new() } else { format!(" ({revision})") };
         self.progress.event(Event::Note(&format!("model {} at commit {}{of}", self.name, self.commit)));
         Ok((self.repository.view(&self.commit, &files), origin))
+    }
+
+    fn choose_pipeline(&mut self) -> Result<BTreeSet<String>> {
+        if !self.listing.0.contains_key(INDEX) {
+            return Err(Error::Hub(no_index(self.name, &self.listing)));
+        }
+        let text = self.content(INDEX)?;
+        let place = format!("{} ({INDEX})", self.name);
+        let index = serde_json::from_slice(&text).map_err(|e| Error::file(&place, format!("not JSON: {e}")))?;
+        check_pipeline(&index, &place)?;
+        let listing = self.listing.clone();
+        choose(self.name, &listing, &index, &mut |rel| self.content(rel))
     }
 
     fn entry(&self, rel: &str) -> Entry {

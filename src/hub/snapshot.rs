@@ -20,6 +20,16 @@ const NETWORKS: [(&str, &str); 4] = [
 /// Components of text files alone.
 const TEXTS: [&str; 3] = ["tokenizer", "tokenizer_2", "scheduler"];
 
+/// What a network at the top may have beside config and weights.
+const SINGLE_TEXTS: [&str; 6] = [
+    "merges.txt",
+    "preprocessor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+];
+
 /// Chooses files of `listing`; `read` gives the content of one (the index of shards). `model` is for messages.
 ///
 /// # Errors
@@ -30,7 +40,6 @@ pub(super) fn choose(
     index: &Value,
     read: &mut dyn FnMut(&str) -> Result<Vec<u8>>,
 ) -> Result<BTreeSet<String>> {
-    let has = |path: &str| listing.0.contains_key(path);
     let named = |component: &str| {
         let class = index.get(component).and_then(Value::as_array);
         class.is_some_and(|class| !class.iter().all(Value::is_null))
@@ -47,37 +56,73 @@ pub(super) fn choose(
         }
     }
     for (component, stem) in NETWORKS.iter().filter(|(component, _)| named(component)) {
-        let config = format!("{component}/config.json");
-        chosen.extend(Some(config).filter(|config| has(config)));
-        // in the order in which `WeightFiles::find` looks for them
-        let file = |ending: &str| format!("{component}/{stem}{ending}");
-        let indexed = |ending: &str, shards: bool| (file(ending), shards);
-        let candidates = [
-            indexed(".safetensors", false),
-            indexed(".safetensors.index.json", true),
-            indexed(".fp16.safetensors", false),
-            indexed(".safetensors.index.fp16.json", true),
-        ];
-        match candidates.into_iter().find(|(path, _)| has(path)) {
-            Some((path, false)) => drop(chosen.insert(path)),
-            Some((path, true)) => {
-                chosen.extend(shards(model, component, &path, listing, &read(&path)?)?);
-                chosen.insert(path);
-            }
-            None => return Err(Error::Hub(no_safetensors(model, component, listing))),
+        chosen.extend(network(model, component, stem, listing, read)?);
+    }
+    Ok(chosen)
+}
+
+/// As [`choose`], for a model of one network that lies at the top (a CLIP, an image classifier): config, weights, and the texts of
+/// tokenizer and image processor.
+///
+/// # Errors
+/// If there is no `config.json`, or weights in another format only.
+pub(super) fn choose_single(
+    model: &str,
+    listing: &Listing,
+    read: &mut dyn FnMut(&str) -> Result<Vec<u8>>,
+) -> Result<BTreeSet<String>> {
+    if !listing.0.contains_key("config.json") {
+        let what = format!(
+            "{model} has no config.json at its top, so it is no detector in transformers' layout; choose another"
+        );
+        return Err(Error::Hub(what));
+    }
+    let wanted = |path: &&String| is_top_level(path) || SINGLE_TEXTS.contains(&path.as_str());
+    let mut chosen: BTreeSet<String> = listing.0.keys().filter(wanted).cloned().collect();
+    chosen.extend(network(model, "", "model", listing, read)?);
+    Ok(chosen)
+}
+
+/// Config and weights of one network, in `component/`, or at the top if that is empty.
+fn network(
+    model: &str,
+    component: &str,
+    stem: &str,
+    listing: &Listing,
+    read: &mut dyn FnMut(&str) -> Result<Vec<u8>>,
+) -> Result<BTreeSet<String>> {
+    let folder = if component.is_empty() { String::new() } else { format!("{component}/") };
+    let has = |path: &str| listing.0.contains_key(path);
+    let mut chosen: BTreeSet<String> =
+        Some(format!("{folder}config.json")).filter(|config| has(config)).into_iter().collect();
+    // in the order in which `WeightFiles::find` looks for them
+    let file = |ending: &str| format!("{folder}{stem}{ending}");
+    let indexed = |ending: &str, shards: bool| (file(ending), shards);
+    let candidates = [
+        indexed(".safetensors", false),
+        indexed(".safetensors.index.json", true),
+        indexed(".fp16.safetensors", false),
+        indexed(".safetensors.index.fp16.json", true),
+    ];
+    match candidates.into_iter().find(|(path, _)| has(path)) {
+        Some((path, false)) => drop(chosen.insert(path)),
+        Some((path, true)) => {
+            chosen.extend(shards(model, &folder, &path, listing, &read(&path)?)?);
+            chosen.insert(path);
         }
+        None => return Err(Error::Hub(no_safetensors(model, component, listing))),
     }
     Ok(chosen)
 }
 
 /// The shards that an index names.
-fn shards(model: &str, component: &str, path: &str, listing: &Listing, index: &[u8]) -> Result<BTreeSet<String>> {
+fn shards(model: &str, folder: &str, path: &str, listing: &Listing, index: &[u8]) -> Result<BTreeSet<String>> {
     let wrong = |what: String| Error::Hub(format!("{model}: {path} {what}; choose another --revision or model"));
     let index: Value = serde_json::from_slice(index).map_err(|e| wrong(format!("is not an index of shards: {e}")))?;
     let map = index.get("weight_map").and_then(Value::as_object).ok_or_else(|| wrong("has no weight_map".into()))?;
     let mut found = BTreeSet::new();
     for shard in map.values() {
-        let shard = format!("{component}/{}", shard.as_str().unwrap_or_default());
+        let shard = format!("{folder}{}", shard.as_str().unwrap_or_default());
         if !listing.0.contains_key(&shard) || !shard.ends_with(".safetensors") {
             return Err(wrong(format!("names the shard {shard:?}, which is not there")));
         }
@@ -89,8 +134,18 @@ fn shards(model: &str, component: &str, path: &str, listing: &Listing, index: &[
 /// What is there in place of a network's safetensors.
 fn no_safetensors(model: &str, component: &str, listing: &Listing) -> String {
     let others = [".bin", ".ckpt", ".pt", ".msgpack", ".onnx", ".onnx_data", ".h5"];
+    let single = component.is_empty();
     let folder = format!("{component}/");
-    let inside = |path: &&String| path.starts_with(&folder) && others.iter().any(|ending| path.ends_with(ending));
+    let here = |path: &str| if single { !path.contains('/') } else { path.starts_with(&folder) };
+    let inside = |path: &&String| here(path) && others.iter().any(|ending| path.ends_with(ending));
+    if single {
+        let other = listing.0.keys().find(inside).map(|other| format!(", only {other}")).unwrap_or_default();
+        return format!(
+            "{model}: has no model.safetensors{other}, but only safetensors are read (other formats may run code when they are \
+             opened). Choose another revision or model, or convert it once: load it with transformers, write it with \
+             save_pretrained(FOLDER), and name FOLDER"
+        );
+    }
     match listing.0.keys().find(inside) {
         Some(other) => format!(
             "{model}: the weights of {component} are there as {other} only, but only safetensors are read (the others may \
@@ -208,6 +263,46 @@ mod tests {
         assert_eq!(weights(&[&[half, sharded], &parts[..]].concat()), three);
         assert_eq!(weights(&[half, sharded_half]), [format!("unet/{half}")]);
         assert_eq!(weights(&[&[sharded_half], &parts[..]].concat())[0], format!("unet/{sharded_half}"));
+    }
+
+    #[test]
+    fn of_a_single_network_what_lies_at_the_top() {
+        let single = |paths: &[&str]| {
+            let mut read =
+                |_: &str| Ok(br#"{"weight_map": {"a": "s-1.safetensors", "b": "s-2.safetensors"}}"#.to_vec());
+            choose_single("o/m", &listing(paths), &mut read).map_err(|e| e.to_string())
+        };
+        let all = [
+            "README.md",
+            "config.json",
+            "flax_model.msgpack",
+            "merges.txt",
+            "model.safetensors",
+            "onnx/model.onnx",
+            "preprocessor_config.json",
+            "pytorch_model.bin",
+            "text_encoder/model.safetensors",
+            "tokenizer.json",
+            "vocab.json",
+        ];
+        let expected = [
+            "README.md",
+            "config.json",
+            "merges.txt",
+            "model.safetensors",
+            "preprocessor_config.json",
+            "tokenizer.json",
+            "vocab.json",
+        ];
+        assert_eq!(single(&all).unwrap().into_iter().collect::<Vec<_>>(), expected);
+        let shards =
+            single(&["config.json", "model.safetensors.index.json", "s-1.safetensors", "s-2.safetensors"]).unwrap();
+        assert_eq!(shards.len(), 4);
+        assert!(single(&["model.safetensors"]).unwrap_err().contains("o/m has no config.json at its top"));
+        let bin = single(&["config.json", "pytorch_model.bin", "x/model.onnx"]).unwrap_err();
+        assert!(bin.contains("has no model.safetensors, only pytorch_model.bin, but only safetensors"), "{bin}");
+        let absent = single(&["config.json", "model.safetensors.index.json", "s-1.safetensors"]).unwrap_err();
+        assert!(absent.contains("names the shard \"s-2.safetensors\", which is not there"), "{absent}");
     }
 
     #[test]

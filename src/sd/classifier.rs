@@ -129,6 +129,19 @@ pub struct Axis {
     pub labels: Vec<usize>,
 }
 
+/// Labels grouped by what stands before their colon; a label without one is an axis `label`.
+pub fn axes_of(labels: &[String]) -> Vec<Axis> {
+    let mut axes: Vec<Axis> = Vec::new();
+    for (i, label) in labels.iter().enumerate() {
+        let name = label.split_once(':').map_or("label", |(axis, _)| axis);
+        match axes.iter_mut().find(|axis| axis.name == name) {
+            Some(axis) => axis.labels.push(i),
+            None => axes.push(Axis { name: name.into(), labels: vec![i] }),
+        }
+    }
+    axes
+}
+
 /// The classifier.
 pub struct Classifier {
     embedder: ConvLayer,
@@ -189,17 +202,9 @@ impl Classifier {
         self.head.forward(&h.flatten_from(2)?.mean(D::Minus1)?)
     }
 
-    /// The labels grouped by what stands before their colon; a label without one is an axis `label`.
+    /// The labels by axis; see [`axes_of`].
     pub fn axes(&self) -> Vec<Axis> {
-        let mut axes: Vec<Axis> = Vec::new();
-        for (i, label) in self.labels.iter().enumerate() {
-            let name = label.split_once(':').map_or("label", |(axis, _)| axis);
-            match axes.iter_mut().find(|axis| axis.name == name) {
-                Some(axis) => axis.labels.push(i),
-                None => axes.push(Axis { name: name.into(), labels: vec![i] }),
-            }
-        }
-        axes
+        axes_of(&self.labels)
     }
 
     /// For each picture, the label with the largest logit on each axis.

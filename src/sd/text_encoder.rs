@@ -1,6 +1,7 @@
 //! CLIP's text tower (transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`).
 
-use crate::nn::{LayerNorm, Linear, ParamPath, ParamStore, add, attention, gelu, quick_gelu};
+use super::encoder::{Activation, CLIP, EncoderLayer, Sizes, check_layers, check_sizes};
+use crate::nn::{LayerNorm, Linear, ParamStore};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
@@ -32,17 +33,6 @@ pub struct TextEncoderConfig {
     pub projection_dim: usize,
 }
 
-/// The activations of CLIP models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// `x sigmoid(1.702 x)`: SD 1.x.
-    #[default]
-    QuickGelu,
-    /// The exact GELU: SD 2.x.
-    Gelu,
-}
-
 fn seventy_seven() -> usize {
     77
 }
@@ -51,66 +41,6 @@ fn layer_norm_eps() -> f64 {
 }
 fn projection_dim() -> usize {
     512
-}
-
-/// `self_attn`.
-struct Attention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    out_proj: Linear,
-    heads: usize,
-}
-
-impl Attention {
-    fn new(c: &TextEncoderConfig, path: &ParamPath<'_>) -> Result<Self> {
-        let linear = |name: &str| Linear::new(c.hidden_size, c.hidden_size, path.pp(name));
-        Ok(Self {
-            q_proj: linear("q_proj")?,
-            k_proj: linear("k_proj")?,
-            v_proj: linear("v_proj")?,
-            out_proj: linear("out_proj")?,
-            heads: c.num_attention_heads,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (q, k, v) = (self.q_proj.forward(x)?, self.k_proj.forward(x)?, self.v_proj.forward(x)?);
-        self.out_proj.forward(&attention(&q, &k, &v, self.heads, true)?)
-    }
-}
-
-/// `encoder.layers.N`.
-struct EncoderLayer {
-    layer_norm1: LayerNorm,
-    self_attn: Attention,
-    layer_norm2: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
-    activation: Activation,
-}
-
-impl EncoderLayer {
-    fn new(c: &TextEncoderConfig, path: ParamPath<'_>) -> Result<Self> {
-        Ok(Self {
-            layer_norm1: LayerNorm::new(c.hidden_size, c.layer_norm_eps, path.pp("layer_norm1"))?,
-            self_attn: Attention::new(c, &path.pp("self_attn"))?,
-            layer_norm2: LayerNorm::new(c.hidden_size, c.layer_norm_eps, path.pp("layer_norm2"))?,
-            fc1: Linear::new(c.hidden_size, c.intermediate_size, path.pp("mlp.fc1"))?,
-            fc2: Linear::new(c.intermediate_size, c.hidden_size, path.pp("mlp.fc2"))?,
-            activation: c.hidden_act,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = add(x, &self.self_attn.forward(&self.layer_norm1.forward(x)?)?)?;
-        let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
-        let h = match self.activation {
-            Activation::QuickGelu => quick_gelu(&h)?,
-            Activation::Gelu => gelu(&h)?,
-        };
-        add(&x, &self.fc2.forward(&h)?)
-    }
 }
 
 /// The text encoder.
@@ -141,34 +71,16 @@ impl TextEncoder {
     /// If the config makes no sense or the load is not clean.
     pub fn new(config: &TextEncoderConfig, params: &ParamStore) -> Result<Self> {
         let c = config;
-        if c.num_attention_heads == 0
-            || !c.hidden_size.is_multiple_of(c.num_attention_heads)
-            || c.num_hidden_layers == 0
-        {
-            return Err(Error::usage(format!(
-                "{} features cannot be divided into {} heads in {} layers",
-                c.hidden_size, c.num_attention_heads, c.num_hidden_layers
-            )));
-        }
-        for (key, found, limit) in [
+        check_layers(c.hidden_size, c.num_attention_heads, c.num_hidden_layers, c.layer_norm_eps)?;
+        check_sizes(&[
             ("num_hidden_layers", c.num_hidden_layers, 256),
             ("hidden_size", c.hidden_size, 1 << 16),
             ("intermediate_size", c.intermediate_size, 1 << 18),
             ("max_position_embeddings", c.max_position_embeddings, 1 << 16),
             ("vocab_size", c.vocab_size, 1 << 24),
-        ] {
-            if found == 0 || found > limit {
-                return Err(Error::usage(format!("{key} is {found}; it must lie between 1 and {limit}")));
-            }
-        }
+        ])?;
         if c.max_position_embeddings < 3 {
             return Err(Error::usage("max_position_embeddings leaves no place for a word"));
-        }
-        if !(c.layer_norm_eps > 0.0 && c.layer_norm_eps < 1.0) {
-            return Err(Error::usage(format!(
-                "layer_norm_eps is {}; it must lie above 0 and below 1",
-                c.layer_norm_eps
-            )));
         }
         let loader = params.loader().ignoring("position_ids");
         let root = loader.root();
@@ -178,12 +90,23 @@ impl TextEncoder {
         let projection = root
             .contains("text_projection.weight")
             .then(|| Linear::no_bias(c.hidden_size, c.projection_dim, root.pp("text_projection")));
+        let sizes = Sizes {
+            hidden: c.hidden_size,
+            intermediate: c.intermediate_size,
+            heads: c.num_attention_heads,
+            eps: c.layer_norm_eps,
+            activation: c.hidden_act,
+            qkv_bias: true,
+            causal: true,
+        };
         let encoder = Self {
             token_embedding: embeddings.get(&[c.vocab_size, c.hidden_size], "token_embedding.weight")?,
             position_embedding: embeddings
                 .get(&[c.max_position_embeddings, c.hidden_size], "position_embedding.weight")?
                 .to_dtype(DType::F32)?,
-            layers: (0..c.num_hidden_layers).map(|i| EncoderLayer::new(c, layers.pp(i))).collect::<Result<_>>()?,
+            layers: (0..c.num_hidden_layers)
+                .map(|i| EncoderLayer::new(&sizes, &CLIP, layers.pp(i)))
+                .collect::<Result<_>>()?,
             final_layer_norm: LayerNorm::new(c.hidden_size, c.layer_norm_eps, model.pp("final_layer_norm"))?,
             text_projection: projection.transpose()?,
             config: c.clone(),

@@ -3,6 +3,7 @@
 
 pub mod ckpt;
 pub mod original;
+pub mod pictures;
 pub mod tiny;
 
 use candle_core::{DType, Device, Tensor};

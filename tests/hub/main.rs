@@ -6,6 +6,7 @@
 mod cache;
 #[path = "../common/mod.rs"]
 mod common;
+mod detector;
 mod faults;
 mod program;
 mod server;
