@@ -11,7 +11,7 @@ use super::settings::settings;
 use super::stopwatch::Stopwatch;
 use super::training_pictures;
 use crate::audit::Card;
-use crate::checkpoint::{License, LoadedModel, Loading, ModelFiles, OutputFolder, load_model_with, write_file};
+use crate::checkpoint::{Format, License, LoadedModel, Loading, ModelFiles, OutputFolder, load_model_with, write_file};
 use crate::erase::{self, Plan, Settings};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::{Result, audit, hub};
@@ -31,7 +31,8 @@ pub fn run(options: &EraseOptions, display: &mut Display) -> Result<ExitCode> {
     let evidence = Evidence::new(options, &files, &loaded, origin.clone())?;
     say_what_is_cut(options, &loaded, display)?;
     if options.dry_run {
-        return plan(options, &settings, &loaded, &evidence, how, display);
+        let formats = formats(options, &files);
+        return plan(options, &settings, &loaded, &evidence, how, &formats, display);
     }
     check_interrupted()?;
     // only now, so that what is refused leaves nothing behind
@@ -123,6 +124,7 @@ fn plan(
     loaded: &LoadedModel,
     evidence: &Evidence<'_>,
     how: Plan,
+    formats: &[Format],
     display: &mut Display,
 ) -> Result<ExitCode> {
     let (concept, output) = (&options.concept, options.output.display().to_string());
@@ -138,6 +140,7 @@ fn plan(
         "dtype": options.precision.name(),
         "settings": settings,
         "output": output,
+        "formats": formats.iter().map(|format| format.name()).collect::<Vec<_>>(),
         "memory_bytes": how.memory,
         "checkpointing": how.thrift.checkpointing,
         "single_rows": how.thrift.single_rows,
@@ -155,7 +158,7 @@ fn plan(
     let text = format!(
         "would erase '{}' ({}) from {} with preset {}, seed {}:\n  {} forget and {} retain latents in {} steps each, {} \
          score batches, {} repair steps{preserve}\n  {pictures} + {synonyms} + {rest} verification pictures before and after\n  about {:.1} \
-         GiB of memory{}{}\n  result in {output}",
+         GiB of memory{}{}\n  result in {output}: {}",
         concept.name,
         concept.kind,
         options.model,
@@ -169,6 +172,7 @@ fn plan(
         how.memory as f64 / f64::from(1 << 30),
         if how.thrift.single_rows { ", rows of a batch one by one" } else { "" },
         if how.thrift.checkpointing { ", blocks computed again in the backward pass" } else { "" },
+        in_words(formats),
     );
     display.result(&value, &text);
     Ok(ExitCode::Done)

@@ -1,6 +1,7 @@
 //! What a LoRA's file says of itself: ModelSpec 1.0.1, and the least of kohya's `ss_*` by which other programs know it.
 
 use super::super::files::ModelFiles;
+use super::super::modelspec::name_of;
 use super::super::single_file::{Architecture, Networks, networks};
 use super::{Options, Rank, Summary};
 use crate::diffusion::{PredictionType, SchedulerConfig};
@@ -43,12 +44,13 @@ impl Base {
     ) -> BTreeMap<String, String> {
         let v = self.prediction == PredictionType::VPrediction;
         let architecture = self.networks.architecture;
-        let (spec, version) = match (architecture, v) {
-            (Architecture::Sd1, false) => ("stable-diffusion-v1", "sd_v1"),
-            (Architecture::Sd1, true) => ("stable-diffusion-v1", "sd_v1_v"),
-            (Architecture::Sd2, false) => ("stable-diffusion-v2-512", "sd_v2"),
-            (Architecture::Sd2, true) => ("stable-diffusion-v2-768-v", "sd_v2_v"),
-            (Architecture::Sdxl, _) => ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
+        let spec = name_of(architecture, v);
+        let version = match (architecture, v) {
+            (Architecture::Sd1, false) => "sd_v1",
+            (Architecture::Sd1, true) => "sd_v1_v",
+            (Architecture::Sd2, false) => "sd_v2",
+            (Architecture::Sd2, true) => "sd_v2_v",
+            (Architecture::Sdxl, _) => "sdxl_base_v1-0",
         };
         let implementation = match architecture {
             Architecture::Sdxl => "https://github.com/Stability-AI/generative-models",
