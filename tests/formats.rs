@@ -5,7 +5,7 @@
 mod common;
 
 use common::tiny::{TEXT, Tiny, UNET, VAE, result, tree};
-use common::{fixture, repository};
+use common::{Raw, fixture, raw, repository};
 use erase_concept::checkpoint::single_file::{Architecture, write_single_file};
 use erase_concept::checkpoint::{ModelFiles, SingleFile, sha256_hex, write_edited_single_file, write_safetensors};
 use safetensors::{Dtype, SafeTensors};
@@ -13,20 +13,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
-
-fn read(path: &Path) -> (Tensors, BTreeMap<String, String>) {
-    let bytes = std::fs::read(path).unwrap();
-    let parsed = SafeTensors::deserialize(&bytes).unwrap();
-    let row = |(name, view): (&str, safetensors::tensor::TensorView<'_>)| {
-        (name.to_string(), (view.dtype(), view.shape().to_vec(), view.data().to_vec()))
-    };
-    let metadata = SafeTensors::read_metadata(&bytes).unwrap().1.metadata().clone().unwrap_or_default();
-    (parsed.iter().map(row).collect(), metadata.into_iter().collect())
-}
-
-fn tensors(path: &Path) -> Tensors {
-    read(path).0
+fn tensors(path: &Path) -> Raw {
+    raw(path).0
 }
 
 fn single(path: &Path) -> ModelFiles {
@@ -82,7 +70,7 @@ fn a_single_file_comes_back_as_one_with_what_is_not_of_the_model_but_averaged_we
     let tiny = Tiny::new();
     let model = tiny.root().join("v2.safetensors");
     write_single_file(&ModelFiles::Folder(tiny.file("")), &model, &BTreeMap::new()).unwrap();
-    let (mut all, mut metadata) = read(&model);
+    let (mut all, mut metadata) = raw(&model);
     let (dtype, shape, bytes) = all.values().next().unwrap().clone();
     for name in ["model_ema.diffusion_modelinput_blocks00weight", "model_ema.decay", "betas", "own.notes"] {
         all.insert(name.into(), (dtype, shape.clone(), bytes.clone()));
@@ -95,7 +83,7 @@ fn a_single_file_comes_back_as_one_with_what_is_not_of_the_model_but_averaged_we
     let assert = tiny.command(&args).assert().code(0);
     let said = String::from_utf8_lossy(&assert.get_output().stdout).into_owned();
     assert!(said.contains("model_ema.* (2 tensors: averaged weights, which would still hold the concept)"), "{said}");
-    let (after, metadata) = read(&tiny.root().join("out/erased.safetensors"));
+    let (after, metadata) = raw(&tiny.root().join("out/erased.safetensors"));
     let lost: Vec<_> = before.keys().filter(|name| !after.contains_key(*name)).collect();
     assert_eq!(lost, ["model_ema.decay", "model_ema.diffusion_modelinput_blocks00weight"]);
     assert!(after.keys().all(|name| before.contains_key(name)));
@@ -128,7 +116,7 @@ fn a_date_is_in_the_file_where_one_is_set() {
     let tiny = Tiny::new();
     let export = ["export", "model", "--format", "single-file", "--output", "x.safetensors", "--overwrite"];
     tiny.command(&export).env("SOURCE_DATE_EPOCH", "1700000000").assert().code(0);
-    assert_eq!(read(&tiny.root().join("x.safetensors")).1["modelspec.date"], "2023-11-14T22:13:20Z");
+    assert_eq!(raw(&tiny.root().join("x.safetensors")).1["modelspec.date"], "2023-11-14T22:13:20Z");
     let assert = tiny.command(&export).env("SOURCE_DATE_EPOCH", "now").assert().code(2);
     assert!(String::from_utf8_lossy(&assert.get_output().stderr).contains("SOURCE_DATE_EPOCH"));
 }

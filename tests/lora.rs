@@ -6,7 +6,7 @@
 mod common;
 
 use common::tiny::{Tiny, UNET};
-use common::{fixture, original, repository};
+use common::{Raw, fixture, original, raw, repository};
 use erase_concept::audit::to_images;
 use erase_concept::checkpoint::lora::{Options, Rank, Summary, apply, create, text_encoder_name, unet_names};
 use erase_concept::checkpoint::single_file::{Architecture, write_single_file};
@@ -15,25 +15,13 @@ use erase_concept::diffusion::{Generator, Sampler};
 use erase_concept::hub;
 use erase_concept::progress::{Event, Progress, Silent};
 use erase_concept::sd::SampleOptions;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-type Raw = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 type Values = BTreeMap<String, candle_core::Tensor>;
-
-/// The tensors and the metadata of a file.
-fn raw(path: &Path) -> (Raw, BTreeMap<String, String>) {
-    let bytes = std::fs::read(path).unwrap();
-    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-    let parsed = SafeTensors::deserialize(&bytes).unwrap();
-    let row = |(name, view): (&str, safetensors::tensor::TensorView<'_>)| {
-        (name.to_string(), (view.dtype(), view.shape().to_vec(), view.data().to_vec()))
-    };
-    (parsed.iter().map(row).collect(), header.metadata().clone().unwrap_or_default().into_iter().collect())
-}
 
 fn values(tensor: &candle_core::Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()

@@ -4,7 +4,7 @@
 mod common;
 
 use common::tiny::{Tiny, UNET, VAE, replaced, tree};
-use common::{fixture, repository};
+use common::{Raw, fixture, raw, repository};
 use erase_concept::checkpoint::patch::{self, Summary};
 use erase_concept::checkpoint::single_file::write_single_file;
 use erase_concept::checkpoint::{ModelFiles, SingleFile, base_sha256, sha256_file, sha256_hex, write_safetensors};
@@ -17,18 +17,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
-
-fn tensors(path: &Path) -> (Tensors, BTreeMap<String, String>) {
-    let bytes = fs::read(path).unwrap();
-    let parsed = SafeTensors::deserialize(&bytes).unwrap();
-    let row = |(name, view): (&str, safetensors::tensor::TensorView<'_>)| {
-        (name.to_string(), (view.dtype(), view.shape().to_vec(), view.data().to_vec()))
-    };
-    let metadata = SafeTensors::read_metadata(&bytes).unwrap().1.metadata().clone().unwrap_or_default();
-    (parsed.iter().map(row).collect(), metadata.into_iter().collect())
-}
 
 /// How a test changes a tensor.
 #[derive(Clone, Copy)]
@@ -74,7 +62,7 @@ fn edit(dtype: Dtype, bytes: &mut [u8], edit: Edit, random: &mut Generator) {
 
 /// A file of weights with each tensor whose name has `part` in it changed, and metadata added.
 fn edited(from: &Path, to: &Path, part: &str, how: Edit) {
-    let (mut all, mut metadata) = tensors(from);
+    let (mut all, mut metadata) = raw(from);
     let mut random = Generator::new(3);
     for (_, (dtype, _, bytes)) in all.iter_mut().filter(|(name, _)| name.contains(part)) {
         edit(*dtype, bytes, how, &mut random);
@@ -130,12 +118,12 @@ impl Case {
     }
 
     /// A single file of the demo, with `more` tensors that the edited file does not have.
-    fn files(more: &Tensors) -> Self {
+    fn files(more: &Raw) -> Self {
         let tmp = tempfile::tempdir().unwrap();
         let (base, to) = (tmp.path().join("base.safetensors"), tmp.path().join("edited.safetensors"));
         write_single_file(&folder(fixture("tiny-sd21")), &base, &BTreeMap::new()).unwrap();
         edited(&base, &to, ".attn2.", Edit::Many);
-        let (mut all, metadata) = tensors(&base);
+        let (mut all, metadata) = raw(&base);
         all.extend(more.clone());
         write_safetensors(&base, &all, &metadata).unwrap();
         let (base, edited) = (single(&base), single(&to));
@@ -251,7 +239,7 @@ fn every_float_is_moved_exactly() {
     ] {
         for (place, turn) in [(&from, 0), (&to, 9)] {
             copy(&fixture("tiny-sd21"), place);
-            let (mut all, metadata) = tensors(&fixture("tiny-sd21").join(VAE));
+            let (mut all, metadata) = raw(&fixture("tiny-sd21").join(VAE));
             let mut bytes = special(width);
             bytes.rotate_left(turn);
             all.insert("special".into(), (dtype, vec![4, 16], bytes));
@@ -269,7 +257,7 @@ fn every_float_is_moved_exactly() {
 
 #[test]
 fn a_single_file_comes_out_and_comes_back() {
-    let case = Case::files(&Tensors::new());
+    let case = Case::files(&Raw::new());
     assert!(case.summary.dropped.is_none() && case.summary.bytes < case.summary.tensor_bytes);
     let there = case.apply("there.safetensors");
     assert_eq!(sha256_file(&there).unwrap(), sha256_file(case.tmp.path().join("edited.safetensors")).unwrap());
@@ -280,7 +268,7 @@ fn a_single_file_comes_out_and_comes_back() {
 #[test]
 fn what_was_dropped_cannot_be_given_back() {
     let average = (Dtype::F32, vec![2], vec![1; 8]);
-    let more = Tensors::from([("model_ema.decay".to_string(), average.clone()), ("model_ema.x".into(), average)]);
+    let more = Raw::from([("model_ema.decay".to_string(), average.clone()), ("model_ema.x".into(), average)]);
     let case = Case::files(&more);
     let there = case.apply("there.safetensors");
     assert_eq!(sha256_file(&there).unwrap(), case.summary.result_sha256);
@@ -363,7 +351,7 @@ fn another_model_is_refused_with_what_differs() {
         refusal(&single(&file), &case.patch(), false),
         &["is for a folder in diffusers' layout, but", "a single file"],
     );
-    let files = Case::files(&Tensors::new());
+    let files = Case::files(&Raw::new());
     says(refusal(&case.base, &files.patch(), false), &["is for a single file, but", "is a folder"]);
     says(refusal(&single(&file), &files.patch(), false), &["is not the model that the patch was made from"]);
     let made = patch::create(&case.base, &single(&file), &case.tmp.path().join("no"), &BTreeMap::new());
@@ -380,7 +368,7 @@ fn what_a_patch_cannot_hold_is_refused() {
         let error = patch::create(&case.base, &case.edited, &path, &BTreeMap::new()).unwrap_err().to_string();
         assert!(error.contains(what) && !path.exists(), "{error}\nlacks: {what}");
     };
-    let (all, metadata) = tensors(&root.join(UNET));
+    let (all, metadata) = raw(&root.join(UNET));
     let name = all.keys().next().unwrap().clone();
     for (dtype, shape, bytes) in [(Dtype::U8, vec![1], vec![1]), (Dtype::F32, vec![1], vec![0; 4])] {
         let mut other = all.clone();
@@ -486,7 +474,7 @@ fn the_fuzzers_seeds_are_what_they_should_be() {
 /// Of a folder the parts that were written stay in the folder that is thrown away; of a file there is nothing.
 #[test]
 fn damages_are_seen_and_leave_no_file() {
-    let case = Case::files(&Tensors::new());
+    let case = Case::files(&Raw::new());
     let good = fs::read(case.patch()).unwrap();
     let (damaged, out) = (case.tmp.path().join("damaged.safetensors"), case.tmp.path().join("out.safetensors"));
     let before = tree(case.tmp.path()).len() + 1;
@@ -553,7 +541,7 @@ fn the_command_applies_and_reverses() {
 
 #[test]
 fn the_command_makes_a_file_of_a_single_file() {
-    let case = Case::files(&Tensors::new());
+    let case = Case::files(&Raw::new());
     let tiny = Tiny::new();
     for name in ["base.safetensors", "edited.safetensors", "patch.safetensors"] {
         fs::copy(case.tmp.path().join(name), tiny.root().join(name)).unwrap();

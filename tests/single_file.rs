@@ -4,7 +4,7 @@
 mod common;
 
 use common::tiny::{QUICK, TEXT, Tiny, UNET, VAE, tree};
-use common::{fixture, original, repository};
+use common::{Raw, fixture, original, raw, repository};
 use erase_concept::checkpoint::single_file::{Architecture, write_single_file};
 use erase_concept::checkpoint::{
     ModelFiles, SingleFile, base_sha256, load_model, save_edited, sha256_file, write_safetensors,
@@ -16,15 +16,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
-
-fn tensors(path: &Path) -> Tensors {
-    let bytes = std::fs::read(path).unwrap();
-    let parsed = SafeTensors::deserialize(&bytes).unwrap();
-    let row = |(name, view): (&str, safetensors::tensor::TensorView<'_>)| {
-        (name.to_string(), (view.dtype(), view.shape().to_vec(), view.data().to_vec()))
-    };
-    parsed.iter().map(row).collect()
+fn tensors(path: &Path) -> Raw {
+    raw(path).0
 }
 
 fn single(path: &Path) -> ModelFiles {

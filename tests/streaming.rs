@@ -4,15 +4,15 @@
 mod common;
 
 use candle_core::{Device, Tensor};
+use common::raw;
 use common::tiny::{Tiny, UNET};
 use erase_concept::checkpoint::single_file::write_single_file;
 use erase_concept::checkpoint::{
     ModelFiles, SingleFile, load_tensors, save_edited, write_edited_single_file, write_safetensors,
 };
 use erase_concept::counting::{Counting, live, peak_of};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 #[global_allocator]
@@ -21,25 +21,13 @@ static ALLOCATOR: Counting<std::alloc::System> = Counting(std::alloc::System);
 /// Bytes of the largest tensor: large beside buffers and headers.
 const LARGEST: usize = 48 << 20;
 
-type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
-
-fn read(path: &Path) -> (Tensors, BTreeMap<String, String>) {
-    let bytes = std::fs::read(path).unwrap();
-    let parsed = SafeTensors::deserialize(&bytes).unwrap();
-    let row = |(name, view): (&str, safetensors::tensor::TensorView<'_>)| {
-        (name.to_string(), (view.dtype(), view.shape().to_vec(), view.data().to_vec()))
-    };
-    let metadata = SafeTensors::read_metadata(&bytes).unwrap().1.metadata().clone().unwrap_or_default();
-    (parsed.iter().map(row).collect(), metadata.into_iter().collect())
-}
-
 #[test]
 fn writing_takes_less_than_a_third_more_than_the_largest_tensor() {
     let tiny = Tiny::new();
     // a single file with large tensors that are no part of the model
     let original = tiny.root().join("v2.safetensors");
     write_single_file(&ModelFiles::Folder(tiny.file("")), &original, &BTreeMap::new()).unwrap();
-    let (mut all, metadata) = read(&original);
+    let (mut all, metadata) = raw(&original);
     for i in 0..4 {
         all.insert(format!("large.{i}"), (Dtype::F32, vec![LARGEST / 4], vec![i; LARGEST]));
     }
@@ -59,7 +47,7 @@ fn writing_takes_less_than_a_third_more_than_the_largest_tensor() {
 
     // a folder whose large tensors change, and have to be rounded
     let folder = tiny.file(UNET);
-    let (mut all, _) = read(&folder);
+    let (mut all, _) = raw(&folder);
     for i in 0..3 {
         all.insert(format!("large.{i}"), (Dtype::F16, vec![LARGEST / 2], vec![0; LARGEST]));
     }

@@ -50,6 +50,13 @@ pub struct ClassifierDetector {
     pub sha256: String,
 }
 
+impl ClassifierDetector {
+    /// The classifier that lies beside a model, and the SHA-256 of its weights.
+    pub fn beside(classifier: Classifier, sha256: String) -> Self {
+        Self { classifier, name: "image classifier (ResNet, argmax an axis)".into(), sha256 }
+    }
+}
+
 impl Detector for ClassifierDetector {
     fn name(&self) -> &str {
         &self.name

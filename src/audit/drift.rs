@@ -1,5 +1,6 @@
 //! Drift: how far the picture of a prompt and seed moved between two models.
 
+use super::structure::{Plane, similarity};
 use super::verify::{Drawn, Verification};
 use image::RgbImage;
 use rayon::prelude::*;
@@ -11,14 +12,6 @@ pub const DRIFT_DEFINITION: &str = "two pictures of one prompt and seed, before 
     with F = max(1, round(shorter side / 256)); difference: mean absolute difference of their 8-bit RGB values, 0 to 255; \
     ssim: structural similarity (Wang et al. 2004) of luma 0.299 R + 0.587 G + 0.114 B, Gaussian window 11 x 11 with sigma \
     1.5, K1 = 0.01, K2 = 0.03, L = 255, mean over all whole windows; a prompt's value is the mean over its pictures";
-
-/// Width of SSIM's window, for pictures that have that many pixels.
-const WINDOW: usize = 11;
-/// Standard deviation of its weights.
-const SIGMA: f64 = 1.5;
-/// `(K1 L)^2` and `(K2 L)^2`, which keep its ratios finite.
-const C1: f64 = (0.01 * 255.0) * (0.01 * 255.0);
-const C2: f64 = (0.03 * 255.0) * (0.03 * 255.0);
 
 /// One picture before and after.
 pub struct Move<'a> {
@@ -156,62 +149,12 @@ fn difference(a: &RgbImage, b: &RgbImage) -> f64 {
     sum as f64 / a.as_raw().len().max(1) as f64
 }
 
-/// A grey picture in row-major order.
-struct Plane {
-    width: usize,
-    values: Vec<f64>,
-}
-
-impl Plane {
-    fn luma(image: &RgbImage) -> Self {
-        let grey = |p: &image::Rgb<u8>| {
-            let [r, g, b] = p.0.map(f64::from);
-            0.299 * r + 0.587 * g + 0.114 * b
-        };
-        Self { width: image.width() as usize, values: image.pixels().map(grey).collect() }
-    }
-
-    fn times(&self, other: &Self) -> Self {
-        let values = self.values.iter().zip(&other.values).map(|(a, b)| a * b).collect();
-        Self { width: self.width, values }
-    }
-
-    /// Weighted means over all whole windows.
-    fn windows(&self, weights: &[f64]) -> Vec<f64> {
-        let (k, width) = (weights.len(), self.width);
-        let across = width + 1 - k;
-        let rows: Vec<f64> =
-            self.values.chunks(width).flat_map(|row| row.windows(k).map(|w| dot(w, weights))).collect();
-        let height = self.values.len() / width;
-        let column = |i: usize| (0..k).map(|j| rows[i + j * across] * weights[j]).sum();
-        (0..(height + 1 - k) * across).map(column).collect()
-    }
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
 /// Structural similarity as [`DRIFT_DEFINITION`] says; 1 for equal pictures.
 fn ssim(a: &RgbImage, b: &RgbImage) -> f64 {
-    let side = a.width().min(a.height()) as usize;
-    if side == 0 || a.dimensions() != b.dimensions() {
+    if a.width().min(a.height()) == 0 || a.dimensions() != b.dimensions() {
         return 0.0;
     }
-    let size = WINDOW.min(side);
-    let centre = (size as f64 - 1.0) / 2.0;
-    let weight = |i: usize| (-(i as f64 - centre).powi(2) / (2.0 * SIGMA * SIGMA)).exp();
-    let sum: f64 = (0..size).map(weight).sum();
-    let weights: Vec<f64> = (0..size).map(|i| weight(i) / sum).collect();
-    let (a, b) = (Plane::luma(a), Plane::luma(b));
-    let [aa, bb, ab] = [a.times(&a), b.times(&b), a.times(&b)].map(|plane| plane.windows(&weights));
-    let (a, b) = (a.windows(&weights), b.windows(&weights));
-    let at = |i: usize| {
-        let (ma, mb) = (a[i], b[i]);
-        let (va, vb, cov) = (aa[i] - ma * ma, bb[i] - mb * mb, ab[i] - ma * mb);
-        (2.0 * ma * mb + C1) * (2.0 * cov + C2) / ((ma * ma + mb * mb + C1) * (va + vb + C2))
-    };
-    (0..a.len()).map(at).sum::<f64>() / a.len().max(1) as f64
+    similarity(&Plane::luma(a), &Plane::luma(b))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod prompt_set;
 mod report;
 pub mod resample;
 pub mod run;
+mod structure;
 mod trimmed;
 mod verify;
 

@@ -1,7 +1,7 @@
 //! The model card: a `README.md` that tells people and the Hub what a model is.
 
 use super::report::Report;
-use crate::checkpoint::License;
+use crate::checkpoint::{License, title};
 use crate::concept::Concept;
 use std::fmt::Write;
 
@@ -20,12 +20,6 @@ pub struct Card<'a> {
 }
 
 impl Card<'_> {
-    /// A title in a few words.
-    pub fn title(model: &str, concept: &Concept) -> String {
-        let names: Vec<&str> = concept.each().iter().map(|one| one.name.as_str()).collect();
-        format!("{model} without {}", names.join(" and without "))
-    }
-
     /// The card as Markdown with YAML at its top.
     pub fn markdown(&self) -> String {
         let mut out = self.front_matter();
@@ -34,13 +28,14 @@ impl Card<'_> {
             Some(hub) => format!("[{0}](https://huggingface.co/{0}) (commit {1})", hub.repo, hub.commit),
             None => self.model.to_string(),
         };
+        let names: Vec<&str> = self.concept.each().iter().map(|one| one.name.as_str()).collect();
         let each: Vec<String> =
             self.concept.each().iter().map(|one| format!("«{}» ({})", one.name, one.kind)).collect();
         let _ = write!(
             out,
             "# {}\n\n{base}, from whose weights {} was erased: the weights that matter most for it were reset and the model \
              repaired without learning it again ({} by erase-concept {}).\n",
-            Self::title(self.model, self.concept),
+            title(self.model, &names),
             each.join(" and "),
             report.method,
             report.version,

@@ -163,6 +163,11 @@ impl ModelFiles {
         }
     }
 
+    /// Whether this is a single file.
+    pub fn is_single(&self) -> bool {
+        matches!(self, Self::Single(_))
+    }
+
     /// What the user should be told about how the model was read.
     pub fn notes(&self) -> &[String] {
         match self {

@@ -36,7 +36,7 @@ pub(crate) use load::check_pipeline;
 pub use load::{LoadedModel, load_classifier, load_component, load_model, load_model_with, save_model};
 #[doc(hidden)]
 pub use malformed::read_header;
-pub use modelspec::{About, modelspec};
+pub use modelspec::{About, modelspec, title};
 pub use output_folder::OutputFolder;
 pub use precision::{Loading, Precision};
 pub use read::{Component, load_tensors};

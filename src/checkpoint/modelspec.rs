@@ -2,17 +2,16 @@
 
 use super::files::ModelFiles;
 use super::front_matter::License;
-use super::single_file::{Architecture, architecture};
+use super::single_file::{Architecture, Networks, networks};
 use super::write::HASH_OF_TENSORS;
 use crate::diffusion::{PredictionType, SchedulerConfig};
-use crate::sd::{UnetConfig, VaeConfig};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 
 /// The version of the specification.
-const VERSION: &str = "1.0.1";
+pub(super) const VERSION: &str = "1.0.1";
 /// The program whose names a single file has, as the specification wants it named.
-const ORIGINAL: &str = "https://github.com/Stability-AI/generative-models";
+pub(super) const ORIGINAL: &str = "https://github.com/Stability-AI/generative-models";
 
 /// What the caller knows about a model.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -34,7 +33,7 @@ impl About {
             return Self { title: name.into(), description: name.into(), license };
         };
         let several = said("concepts").and_then(|list| serde_json::from_str::<Vec<String>>(list).ok());
-        let title = format!("{base} without {}", several.unwrap_or_else(|| vec![concept.into()]).join(" and without "));
+        let title = title(base, &several.unwrap_or_else(|| vec![concept.into()]));
         let how = ["method", "preset", "seed", "version"].map(|key| said(key).unwrap_or("unknown"));
         let [method, preset, seed, version] = how;
         let description = format!(
@@ -44,27 +43,26 @@ impl About {
     }
 }
 
+/// What a model is called from which concepts were erased.
+pub fn title(base: &str, concepts: &[impl AsRef<str>]) -> String {
+    let names: Vec<&str> = concepts.iter().map(AsRef::as_ref).collect();
+    format!("{base} without {}", names.join(" and without "))
+}
+
 /// The metadata of a single file made of `files`. Their hash is put in when the file is written.
 ///
 /// # Errors
 /// If the configs cannot be read, or `SOURCE_DATE_EPOCH` is set to what is no time.
 pub fn modelspec(files: &ModelFiles, about: &About) -> Result<BTreeMap<String, String>> {
-    let text = |rel: &str| Ok::<_, Error>(String::from_utf8_lossy(&files.read(rel)?).into_owned());
-    let unet = UnetConfig::from_json(&text("unet/config.json")?)?;
-    let scheduler = SchedulerConfig::from_json(&text("scheduler/scheduler_config.json")?)?;
-    let v = scheduler.prediction_type == PredictionType::VPrediction;
-    let vae: VaeConfig = serde_json::from_str(&text("vae/config.json")?)
-        .map_err(|e| Error::file(files.describe("vae/config.json"), e))?;
-    // a level of the VAE halves the picture, but the last
-    let side = unet.sample_size.unwrap_or(64) << vae.block_out_channels.len().saturating_sub(1);
+    let kind = Kind::of(files)?;
     let entries = [
         ("sai_model_spec", Some(VERSION.to_string())),
-        ("architecture", Some(name_of(architecture(files)?, v).to_string())),
+        ("architecture", Some(kind.architecture().to_string())),
         ("implementation", Some(ORIGINAL.to_string())),
         ("title", Some(about.title.clone())),
         ("description", Some(about.description.clone())),
-        ("resolution", Some(format!("{side}x{side}"))),
-        ("prediction_type", Some(if v { "v" } else { "epsilon" }.to_string())),
+        ("resolution", Some(kind.resolution())),
+        ("prediction_type", Some(kind.prediction().to_string())),
         ("license", about.license.clone()),
         ("date", date()?),
         ("hash_sha256", Some(HASH_OF_TENSORS.to_string())),
@@ -73,13 +71,47 @@ pub fn modelspec(files: &ModelFiles, about: &About) -> Result<BTreeMap<String, S
     Ok(entries.collect())
 }
 
-/// The specification's name of an architecture; `v` says whether it predicts velocities.
-pub fn name_of(architecture: Architecture, v: bool) -> &'static str {
-    match (architecture, v) {
-        (Architecture::Sd1, _) => "stable-diffusion-v1",
-        (Architecture::Sd2, false) => "stable-diffusion-v2-512",
-        (Architecture::Sd2, true) => "stable-diffusion-v2-768-v",
-        (Architecture::Sdxl, _) => "stable-diffusion-xl-v1-base",
+/// What of a model the specification asks for.
+pub(super) struct Kind {
+    /// Its networks.
+    pub networks: Networks,
+    /// Whether it predicts velocities.
+    pub v: bool,
+}
+
+impl Kind {
+    /// Reads it from the model's configs.
+    ///
+    /// # Errors
+    /// If one is missing or makes no sense.
+    pub fn of(files: &ModelFiles) -> Result<Self> {
+        let rel = "scheduler/scheduler_config.json";
+        let scheduler = SchedulerConfig::from_json(&String::from_utf8_lossy(&files.read(rel)?));
+        let scheduler = scheduler.map_err(|e| Error::file(files.describe(rel), e))?;
+        Ok(Self { networks: networks(files)?, v: scheduler.prediction_type == PredictionType::VPrediction })
+    }
+
+    /// The specification's name of the architecture.
+    pub fn architecture(&self) -> &'static str {
+        match (self.networks.architecture, self.v) {
+            (Architecture::Sd1, _) => "stable-diffusion-v1",
+            (Architecture::Sd2, false) => "stable-diffusion-v2-512",
+            (Architecture::Sd2, true) => "stable-diffusion-v2-768-v",
+            (Architecture::Sdxl, _) => "stable-diffusion-xl-v1-base",
+        }
+    }
+
+    /// Width and height of the pictures that the model was made for, in pixels.
+    pub fn resolution(&self) -> String {
+        // a level of the VAE halves the picture, but the last
+        let latents = self.networks.unet.sample_size.unwrap_or(64);
+        let side = latents << self.networks.vae.block_out_channels.len().saturating_sub(1);
+        format!("{side}x{side}")
+    }
+
+    /// What the model predicts.
+    pub fn prediction(&self) -> &'static str {
+        if self.v { "v" } else { "epsilon" }
     }
 }
 

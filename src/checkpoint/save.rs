@@ -11,6 +11,7 @@ use super::write::{Source, Streamed, write_file, write_streamed};
 use crate::progress::check_interrupted;
 use crate::{Error, Result};
 use candle_core::Tensor;
+use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,10 +68,33 @@ pub fn save_edited_as(
             copy(files, rel, &target, copying)?;
         }
     }
-    match changed.keys().find(|name| !written.contains(*name)) {
-        Some(name) => Err(Error::Weights(format!("{}: has no tensor named {name}", files.describe(unet.name())))),
-        None => Ok(inventory.left_out),
+    check_written(changed, |name| written.contains(name), &files.describe(unet.name()))?;
+    Ok(inventory.left_out)
+}
+
+/// A changed tensor has the shape of what it stands for.
+pub(super) fn check_shape(file: &str, name: &str, from: &[usize], to: &[usize]) -> Result<()> {
+    match from == to {
+        true => Ok(()),
+        false => Err(Error::file(file, format!("{name} is {from:?}, but the edited tensor is {to:?}"))),
     }
+}
+
+/// Every changed tensor was written.
+pub(super) fn check_written(
+    changed: &BTreeMap<String, Tensor>,
+    written: impl Fn(&str) -> bool,
+    file: &str,
+) -> Result<()> {
+    match changed.keys().find(|name| !written(name)) {
+        Some(name) => Err(Error::Weights(format!("{file}: has no tensor named {name}"))),
+        None => Ok(()),
+    }
+}
+
+/// A changed tensor's bytes in the type that it had.
+pub(super) fn rounded(name: &str, tensor: &Tensor, dtype: Dtype) -> Result<Vec<u8>> {
+    encode(tensor, dtype).map_err(|what| Error::Numeric(format!("{name} {what}")))
 }
 
 /// What the UNet's file (or the single file) says of how it was erased: its metadata `erase.*`.
@@ -108,7 +132,6 @@ fn rewrite(
     written: &mut BTreeSet<String>,
 ) -> Result<bool> {
     let source = TensorFile::open(files, rel)?;
-    let malformed = |what: String| Error::file(files.describe(rel), what);
     let views = source.tensors()?;
     if !source.is_part() && !views.iter().any(|(name, _)| changed.contains_key(name)) {
         return Ok(false);
@@ -117,15 +140,11 @@ fn rewrite(
     for (name, view) in &views {
         let bytes = match changed.get(name) {
             None => Source::Ready(Cow::Borrowed(view.data())),
-            Some(tensor) if tensor.dims() != view.shape() => {
-                let (from, to) = (view.shape(), tensor.dims());
-                return Err(malformed(format!("{name} is {from:?}, but the edited tensor is {to:?}")));
-            }
             Some(tensor) => {
+                check_shape(&files.describe(rel), name, view.shape(), tensor.dims())?;
                 written.insert(name.clone());
                 let dtype = view.dtype();
-                let encoded = move || encode(tensor, dtype).map_err(|what| Error::Numeric(format!("{name} {what}")));
-                Source::Made(Box::new(move || Ok(Cow::Owned(encoded()?))))
+                Source::Made(Box::new(move || Ok(Cow::Owned(rounded(name, tensor, dtype)?))))
             }
         };
         let (dtype, shape) = (view.dtype(), view.shape().to_vec());

@@ -1,18 +1,20 @@
 //! `erase-concept apply`: a patch to the model that it was made from, or back.
 
 use super::ExitCode;
-use super::checks::check_output;
+use super::checks::{at_place, check_output};
 use super::output::Display;
 use crate::checkpoint::inspect::{Recognised, recognise_file};
 use crate::checkpoint::patch::{self, Applied};
-use crate::checkpoint::{ModelFiles, OutputFolder, lora, save_edited, sweep_files, write_edited_single_file};
+use crate::checkpoint::{ModelFiles, OutputFolder, lora, save_edited, write_edited_single_file};
 use crate::hub::{Found, Lookup, Origin};
-use crate::progress::{Event, Progress, check_interrupted};
+use crate::progress::{Event, Progress};
 use crate::{Error, Result, hub};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
+
+/// Why the result of a single file cannot be a folder.
+const ONE_FILE: &str = "what is made of a single file is one too, choose a file's name";
 
 /// What to apply to what.
 #[derive(Debug, Clone)]
@@ -72,7 +74,7 @@ fn apply_patch(
     let output = options.output.as_path();
     let applied = match files {
         ModelFiles::Single(_) => {
-            prepare_file(output, options.overwrite)?;
+            at_place(output, options.overwrite, ONE_FILE)?;
             run(output, display)?
         }
         ModelFiles::Folder(_) | ModelFiles::Embedded { .. } => {
@@ -103,7 +105,7 @@ fn apply_lora(
         metadata.into_iter().filter(|(key, _)| key.starts_with("erase.")).collect();
     match files {
         ModelFiles::Single(_) => {
-            prepare_file(output, options.overwrite)?;
+            at_place(output, options.overwrite, ONE_FILE)?;
             write_edited_single_file(files, &changed, output, &metadata)?;
         }
         ModelFiles::Folder(_) | ModelFiles::Embedded { .. } => {
@@ -173,26 +175,4 @@ fn without_flag(error: Error) -> Error {
         Error::Usage(what) => Error::Usage(what.strip_prefix("--model ").map(str::to_string).unwrap_or(what)),
         other => other,
     }
-}
-
-/// Refuses a place where no file can be written, and cleans up there what killed processes left.
-fn prepare_file(output: &Path, overwrite: bool) -> Result<()> {
-    check_interrupted()?;
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !folder.is_dir() {
-        return Err(Error::file(folder, "is no folder; make it first, or choose another --output"));
-    }
-    match fs::symlink_metadata(output) {
-        Ok(found) if found.is_dir() => {
-            return Err(Error::file(
-                output,
-                "is a folder; what is made of a single file is one too, choose a file's name",
-            ));
-        }
-        Ok(_) if !overwrite => {
-            return Err(Error::file(output, "is there already; choose another name, or pass --overwrite"));
-        }
-        _ => {}
-    }
-    sweep_files(folder)
 }

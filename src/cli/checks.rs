@@ -25,18 +25,23 @@ pub fn model_name(model: &str) -> String {
     .replace(':', "-") // a drive's letter to some systems
 }
 
-/// Refuses a file's place that is taken, or cannot be one.
-pub(super) fn at_place(output: &Path, overwrite: bool) -> Result<()> {
-    if output.is_dir() {
-        return Err(Error::file(output, "is a folder; this format is one file, name it"));
+/// Refuses a place where no file can be written (`is_file` says why it is one), and cleans up there what killed processes left.
+pub(super) fn at_place(output: &Path, overwrite: bool, is_file: &str) -> Result<()> {
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(Error::file(
+            folder,
+            "is no folder; make it first (there is no such folder yet), or choose another --output",
+        ));
     }
-    if !overwrite && output.symlink_metadata().is_ok() {
-        return Err(Error::file(output, "is there already; choose another name, or pass --overwrite"));
+    match std::fs::symlink_metadata(output) {
+        Ok(_) if output.is_dir() => return Err(Error::file(output, format!("is a folder; {is_file}"))),
+        Ok(_) if !overwrite => {
+            return Err(Error::file(output, "is there already; choose another name, or pass --overwrite"));
+        }
+        _ => {}
     }
-    match output.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.is_dir()) {
-        Some(parent) => Err(Error::file(parent, "no such folder; make it first, or choose another place")),
-        None => sweep_files(output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))),
-    }
+    sweep_files(folder)
 }
 
 /// What `--rank`, `--strength` and `--half` say.

@@ -50,8 +50,7 @@ impl<'a> Evidence<'a> {
                 // of several concepts, what it knows of is counted
                 let mut each = options.concept.each().iter();
                 let fits = each.any(|concept| concept.detect.labels.iter().all(knows));
-                let name = "image classifier (ResNet, argmax an axis)".to_string();
-                fits.then(|| ClassifierDetector { classifier, name, sha256 })
+                fits.then(|| ClassifierDetector::beside(classifier, sha256))
             }
             None => None,
         };

@@ -43,7 +43,7 @@ pub fn run(options: &ExportOptions, display: &mut Display) -> Result<ExitCode> {
     let mut said = None;
     let left_out = match options.format {
         Format::Patch | Format::Lora => {
-            at_place(&options.output, options.overwrite)?;
+            at_place(&options.output, options.overwrite, "this format is one file, name it")?;
             let base = base(options, &metadata, display)?;
             display.event(Event::Stage { name: "comparing with the base", steps: 1 });
             said = Some(match options.format {
@@ -67,7 +67,7 @@ pub fn run(options: &ExportOptions, display: &mut Display) -> Result<ExitCode> {
             left_out
         }
         Format::SingleFile => {
-            at_place(&options.output, options.overwrite)?;
+            at_place(&options.output, options.overwrite, "this format is one file, name it")?;
             display.event(Event::Stage { name: "writing the model", steps: 1 });
             let about = About::new(&model_name(&options.model), &metadata, License::of(&files)?.as_ref());
             let mut all = modelspec(&files, &about)?;

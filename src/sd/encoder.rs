@@ -120,6 +120,17 @@ pub(super) fn check_sizes(sizes: &[(&str, usize, usize)]) -> Result<()> {
     }
 }
 
+/// Refuses a network over pictures that cannot be: [`check_layers`], and sizes beyond all reason.
+pub(super) fn check_picture_encoder(sizes: &Sizes, layers: usize, channels: usize) -> Result<()> {
+    check_layers(sizes.hidden, sizes.heads, layers, sizes.eps)?;
+    check_sizes(&[
+        ("num_hidden_layers", layers, 256),
+        ("hidden_size", sizes.hidden, 1 << 16),
+        ("intermediate_size", sizes.intermediate, 1 << 18),
+        ("num_channels", channels, 16),
+    ])
+}
+
 /// Refuses layers that cannot be: heads that do not divide the features, no layers, an odd epsilon.
 pub(super) fn check_layers(hidden: usize, heads: usize, layers: usize, eps: f64) -> Result<()> {
     if heads == 0 || !hidden.is_multiple_of(heads) || layers == 0 {

@@ -1,7 +1,7 @@
 //! An image classifier: transformers' `ViTForImageClassification` (Dosovitskiy et al. 2021).
 
 use super::clip::Patches;
-use super::encoder::{Activation, EncoderLayer, Sizes, VIT, check_layers, check_sizes};
+use super::encoder::{Activation, EncoderLayer, Sizes, VIT, check_picture_encoder};
 use crate::nn::{Conv2d, LayerNorm, Linear, ParamStore, by_rows};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -62,19 +62,27 @@ pub struct Vit {
     width: usize,
 }
 
+/// The sizes of its layers.
+fn sizes(c: &VitConfig) -> Sizes {
+    Sizes {
+        hidden: c.hidden_size,
+        intermediate: c.intermediate_size,
+        heads: c.num_attention_heads,
+        eps: c.layer_norm_eps,
+        activation: c.hidden_act,
+        qkv_bias: c.qkv_bias,
+        causal: false,
+    }
+}
+
 impl Vit {
     /// Builds the network.
     ///
     /// # Errors
     /// If the config makes no sense or the load is not clean.
     pub fn new(c: &VitConfig, params: &ParamStore) -> Result<Self> {
-        check_layers(c.hidden_size, c.num_attention_heads, c.num_hidden_layers, c.layer_norm_eps)?;
-        check_sizes(&[
-            ("num_hidden_layers", c.num_hidden_layers, 256),
-            ("hidden_size", c.hidden_size, 1 << 16),
-            ("intermediate_size", c.intermediate_size, 1 << 18),
-            ("num_channels", c.num_channels, 16),
-        ])?;
+        let sizes = sizes(c);
+        check_picture_encoder(&sizes, c.num_hidden_layers, c.num_channels)?;
         let patches = Patches::count(c.image_size, c.patch_size)?;
         let labels: Vec<String> = c.id2label.values().cloned().collect();
         if labels.is_empty() || !c.id2label.keys().copied().eq(0..labels.len()) {
@@ -88,15 +96,6 @@ impl Vit {
         let conv = Conv2d::new(c.num_channels, hidden, p, p, 0, embeddings.pp("patch_embeddings.projection"))?;
         let class = embeddings.get(&[1, 1, hidden], "cls_token")?;
         let positions = embeddings.get(&[1, 1 + patches, hidden], "position_embeddings")?;
-        let sizes = Sizes {
-            hidden,
-            intermediate: c.intermediate_size,
-            heads: c.num_attention_heads,
-            eps: c.layer_norm_eps,
-            activation: c.hidden_act,
-            qkv_bias: c.qkv_bias,
-            causal: false,
-        };
         let path = vit.pp("encoder.layer");
         let layers = (0..c.num_hidden_layers).map(|i| EncoderLayer::new(&sizes, &VIT, path.pp(i)));
         let vit = Self {

@@ -7,8 +7,10 @@ pub mod pictures;
 pub mod tiny;
 
 use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A path below `tests/fixtures`.
 pub fn fixture(path: &str) -> PathBuf {
@@ -30,6 +32,20 @@ pub fn goldens(name: &str) -> HashMap<String, Tensor> {
 pub fn facts(name: &str) -> serde_json::Value {
     let text = std::fs::read_to_string(fixture(&format!("goldens/{name}.json"))).expect("golden facts");
     serde_json::from_str(&text).expect("golden facts are JSON")
+}
+
+/// Tensors by name: type, shape, and bytes as they lie in a file.
+pub type Raw = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+/// The tensors and the metadata of a safetensors file.
+pub fn raw(path: &Path) -> (Raw, BTreeMap<String, String>) {
+    let bytes = std::fs::read(path).expect("a file");
+    let parsed = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let row = |(name, view): (&str, TensorView<'_>)| {
+        (name.to_string(), (view.dtype(), view.shape().to_vec(), view.data().to_vec()))
+    };
+    let (_, header) = SafeTensors::read_metadata(&bytes).expect("a header");
+    (parsed.iter().map(row).collect(), header.metadata().clone().unwrap_or_default().into_iter().collect())
 }
 
 /// The tensors of a safetensors file in f32, by name.

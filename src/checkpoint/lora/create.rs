@@ -2,10 +2,11 @@
 
 use super::super::dtype::encode;
 use super::super::files::ModelFiles;
+use super::super::modelspec::Kind;
 use super::super::single_file::TensorFile;
 use super::super::write::{TensorBytes, write_tensors};
 use super::factor::{Factors, Wanted, factor};
-use super::metadata::Base;
+use super::metadata::metadata as own_metadata;
 use super::names::unet_names;
 use super::tensors::{UnetFiles, Views};
 use super::{Layer, NotHeld, Options, Summary};
@@ -60,7 +61,7 @@ pub fn create(
     progress: &mut dyn Progress,
 ) -> Result<Summary> {
     options.check()?;
-    let about = Base::of(base)?;
+    let about = Kind::of(base)?;
     let names = unet_names(about.networks.architecture, &about.networks.unet);
     let (before, after) = (UnetFiles::open(base)?, UnetFiles::open(edited)?);
     let (old, new) = (before.views()?, after.views()?);
@@ -104,7 +105,7 @@ pub fn create(
     }
     summary.residual = Summary::residual(&summary.layers, &summary.not_held);
     let convolutions = changed.iter().any(|c| c.held.is_some() && c.shape[2..].iter().any(|side| *side > 1));
-    let mut all = about.metadata(path, options, &summary, convolutions);
+    let mut all = own_metadata(&about, path, options, &summary, convolutions);
     all.extend(metadata.clone());
     let tensors = tensors.iter().map(|(name, dtype, shape, bytes)| {
         let bytes = Cow::Borrowed(bytes.as_slice());

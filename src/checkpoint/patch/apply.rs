@@ -6,7 +6,7 @@ use super::numbers::Direction;
 use super::rebuild::{self, Sink};
 use crate::checkpoint::copy::{Copying, copy};
 use crate::checkpoint::files::{Bytes, ModelFiles};
-use crate::checkpoint::hash::{sha256_each, sha256_file, sha256_of_list};
+use crate::checkpoint::hash::{hex, sha256_each, sha256_file, sha256_of_list};
 use crate::checkpoint::write::{Output, atomically, write_file};
 use crate::progress::{Event, Progress};
 use crate::{Error, Result};
@@ -73,7 +73,7 @@ fn run(
             atomically(into, source.len(), |output| {
                 let mut sink = Hashed { output, into, source: &source, patch: &bytes, hash: Sha256::new() };
                 rebuild::weights(&contents, SINGLE, &source, direction, &mut sink)?;
-                let found: String = sink.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+                let found = hex(&sink.hash.finalize());
                 if found == promised { Ok(()) } else { Err(broken(&contents, SINGLE)) }
             })?;
             progress.event(Event::Step { loss: None });

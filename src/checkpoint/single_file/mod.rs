@@ -18,7 +18,7 @@ mod write;
 pub use names::{Architecture, Entry, How, NameTable, Networks, Spelling};
 pub(super) use view::TensorFile;
 pub(super) use write::networks;
-pub use write::{architecture, write_edited_single_file, write_single_file};
+pub use write::{write_edited_single_file, write_single_file};
 
 use super::files::Bytes;
 use super::malformed::parse;

@@ -1,10 +1,9 @@
 //! A single file again, with edited tensors in their places and everything else as it was.
 
 use super::convert::to_original;
-use super::write::{check_shape, check_written};
 use super::{CONFIGS, Entry, How, SingleFile, Tensors};
-use crate::checkpoint::dtype::encode;
-use crate::checkpoint::files::{Bytes, ModelFiles};
+use crate::checkpoint::files::Bytes;
+use crate::checkpoint::save::{check_shape, check_written, rounded};
 use crate::checkpoint::write::{Source, Streamed, write_streamed};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -31,12 +30,8 @@ pub(super) fn rewrite(
     let source = file.tensors(&mapped).map_err(wrong)?;
     let unet: BTreeMap<&str, &Entry> =
         file.table().component("unet").iter().map(|entry| (entry.original.as_str(), entry)).collect();
-    let (mut tensors, mut written, mut averaged) = (Vec::new(), BTreeSet::new(), 0);
-    for name in source.names() {
-        if name.starts_with(AVERAGED) {
-            averaged += 1;
-            continue;
-        }
+    let (mut tensors, mut written) = (Vec::new(), BTreeSet::new());
+    for name in source.names().into_iter().filter(|name| !name.starts_with(AVERAGED)) {
         let view = source.get(&name).map_err(|what| wrong(format!("{name}: {what}")))?;
         let (dtype, shape, data) = (view.dtype(), view.shape().to_vec(), view.data());
         let edited = unet.get(name.as_str()).and_then(|entry| Some((*entry, changed.get(&entry.diffusers)?)));
@@ -52,7 +47,7 @@ pub(super) fn rewrite(
                 let how = entry.how;
                 Source::Made(Box::new(move || {
                     let wrong = |what: String| Error::Numeric(format!("{} {what}", entry.diffusers));
-                    let encoded = encode(tensor, dtype).map_err(wrong)?;
+                    let encoded = rounded(&entry.diffusers, tensor, dtype)?;
                     let original = to_original(&[(how, dtype, tensor.dims(), &encoded)]).map_err(wrong)?;
                     Ok(Cow::Owned(original.2.into_owned()))
                 }))
@@ -60,15 +55,12 @@ pub(super) fn rewrite(
         };
         tensors.push(Streamed { name: Cow::Owned(name), dtype, shape, bytes, of: Some(&mapped) });
     }
-    check_written(changed, &written, &described)?;
+    check_written(changed, |name| written.contains(name), &described)?;
     let mut all = own_metadata(file, &mapped)?;
     all.insert("format".into(), "pt".into());
     all.extend(metadata.clone());
     write_streamed(path, tensors, &all)?;
-    Ok(match averaged {
-        0 => Vec::new(),
-        n => vec![format!("{AVERAGED}* ({n} tensors: averaged weights, which would still hold the concept)")],
-    })
+    Ok(file.left_out().iter().filter(|line| line.starts_with(AVERAGED)).cloned().collect())
 }
 
 /// The file's metadata. Where a file beside it decided how it is read, what it is read as is written down: the result may be
@@ -103,12 +95,5 @@ impl Tensors<'_> {
         };
         names.sort();
         names
-    }
-}
-
-impl ModelFiles {
-    /// Whether this is a single file.
-    pub fn is_single(&self) -> bool {
-        matches!(self, Self::Single(_))
     }
 }

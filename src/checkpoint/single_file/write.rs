@@ -5,8 +5,8 @@ use super::{
     Architecture, COMPONENTS, CONFIGS, How, NEEDED, NameTable, Networks, SPELLING, Spelling, TOKENIZER, TensorFile,
     vocabulary,
 };
-use crate::checkpoint::dtype::encode;
 use crate::checkpoint::files::{Bytes, ModelFiles};
+use crate::checkpoint::save::{check_shape, check_written, rounded};
 use crate::checkpoint::weights::WeightFiles;
 use crate::checkpoint::write::{Source, Streamed, write_streamed};
 use crate::sd::{Activation, UnetConfig};
@@ -89,7 +89,7 @@ pub fn write_edited_single_file(
     if let Some(((_, name), (_, _, file))) = views.iter().find(|((_, name), _)| !name.ends_with("position_ids")) {
         return Err(Error::file(file, format!("{name} has no place in a single file")));
     }
-    check_written(changed, &written, &files.describe("unet"))?;
+    check_written(changed, |name| written.contains(name), &files.describe("unet"))?;
     let mut all = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     all.insert(CONFIGS.to_string(), configs(files, spelling)?);
     all.extend(metadata.clone());
@@ -112,10 +112,7 @@ fn as_original<'a>(name: &'a str, parts: Vec<Part<'a>>, of: Option<&'a Bytes>) -
             for (_, view, edited) in &parts {
                 encoded.push(match edited {
                     None => Cow::Borrowed(view.data()),
-                    Some(tensor) => {
-                        let wrong = |what| Error::Numeric(format!("{name} {what}"));
-                        Cow::Owned(encode(tensor, view.dtype()).map_err(wrong)?)
-                    }
+                    Some(tensor) => Cow::Owned(rounded(name, tensor, view.dtype())?),
                 });
             }
             let raw = parts.iter().zip(&encoded);
@@ -124,33 +121,6 @@ fn as_original<'a>(name: &'a str, parts: Vec<Part<'a>>, of: Option<&'a Bytes>) -
         })),
     };
     Ok(Streamed { name: Cow::Borrowed(name), dtype, shape, bytes, of })
-}
-
-/// A changed tensor has the shape of what it stands for.
-pub(super) fn check_shape(file: &str, name: &str, from: &[usize], to: &[usize]) -> Result<()> {
-    match from == to {
-        true => Ok(()),
-        false => Err(Error::file(file, format!("{name} is {from:?}, but the edited tensor is {to:?}"))),
-    }
-}
-
-/// Every changed tensor was written.
-pub(super) fn check_written(changed: &BTreeMap<String, Tensor>, written: &BTreeSet<&str>, file: &str) -> Result<()> {
-    match changed.keys().find(|name| !written.contains(name.as_str())) {
-        Some(name) => Err(Error::Weights(format!("{file}: has no tensor named {name}"))),
-        None => Ok(()),
-    }
-}
-
-/// The architecture of a model.
-///
-/// # Errors
-/// If its configs cannot be read or make no sense.
-pub fn architecture(files: &ModelFiles) -> Result<Architecture> {
-    match files {
-        ModelFiles::Single(file) => Ok(file.architecture()),
-        _ => Ok(networks(files)?.architecture),
-    }
 }
 
 /// The networks of a model.

@@ -57,8 +57,7 @@ fn free_name(name: &str, taken: &[Subject]) -> String {
 pub fn counters(subjects: &[Subject]) -> Result<Vec<Counter>> {
     for subject in subjects {
         if let Some((classifier, sha256)) = load_classifier(&subject.files)? {
-            let name = "image classifier (ResNet, argmax an axis)".to_string();
-            let detector = Box::new(ClassifierDetector { classifier, name, sha256 });
+            let detector = Box::new(ClassifierDetector::beside(classifier, sha256));
             return Ok(vec![Counter { key: CLASSIFIER.into(), detector }]);
         }
     }

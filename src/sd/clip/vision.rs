@@ -2,7 +2,7 @@
 
 use super::config::ClipVisionConfig;
 use crate::nn::{Conv2d, LayerNorm, Linear, ParamPath, ParamStore, by_rows, to_tokens};
-use crate::sd::encoder::{CLIP, EncoderLayer, Sizes, check_layers, check_sizes};
+use crate::sd::encoder::{CLIP, EncoderLayer, Sizes, check_picture_encoder, check_sizes};
 use crate::{Error, Result};
 use candle_core::{D, Tensor};
 
@@ -61,19 +61,27 @@ pub struct ClipVision {
     width: usize,
 }
 
+/// The sizes of its layers.
+fn sizes(c: &ClipVisionConfig) -> Sizes {
+    Sizes {
+        hidden: c.hidden_size,
+        intermediate: c.intermediate_size,
+        heads: c.num_attention_heads,
+        eps: c.layer_norm_eps,
+        activation: c.hidden_act,
+        qkv_bias: true,
+        causal: false,
+    }
+}
+
 impl ClipVision {
     /// Builds the tower; its names begin with `vision_model.`, or twice so (safety checkers from before transformers 5).
     ///
     /// # Errors
     /// If the config makes no sense or the load is not clean.
     pub fn new(c: &ClipVisionConfig, projection: usize, params: &ParamStore) -> Result<Self> {
-        check_layers(c.hidden_size, c.num_attention_heads, c.num_hidden_layers, c.layer_norm_eps)?;
-        check_sizes(&[
-            ("num_hidden_layers", c.num_hidden_layers, 256),
-            ("hidden_size", c.hidden_size, 1 << 16),
-            ("intermediate_size", c.intermediate_size, 1 << 18),
-            ("num_channels", c.num_channels, 16),
-        ])?;
+        let sizes = sizes(c);
+        check_picture_encoder(&sizes, c.num_hidden_layers, c.num_channels)?;
         let patches = Patches::count(c.image_size, c.patch_size)?;
         let loader = params.loader().ignoring("position_ids");
         let root = loader.root();
@@ -96,15 +104,7 @@ impl ClipVision {
         let conv = Conv2d::no_bias(c.num_channels, hidden, p, p, 0, embeddings.pp("patch_embedding"))?;
         let class = embeddings.get(&[hidden], "class_embedding")?.unsqueeze(0)?.unsqueeze(0)?;
         let positions = embeddings.get(&[1 + patches, hidden], "position_embedding.weight")?.unsqueeze(0)?;
-        let sizes = Sizes {
-            hidden,
-            intermediate: c.intermediate_size,
-            heads: c.num_attention_heads,
-            eps: c.layer_norm_eps,
-            activation: c.hidden_act,
-            qkv_bias: true,
-            causal: false,
-        };
+        let sizes = sizes(c);
         let layers = model.pp("encoder.layers");
         let layers = (0..c.num_hidden_layers).map(|i| EncoderLayer::new(&sizes, &CLIP, layers.pp(i)));
         Ok(Self {
