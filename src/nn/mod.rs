@@ -9,6 +9,8 @@ mod attention;
 mod backward;
 mod combine;
 mod conv2d;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod group_norm;
 mod kernels;
 mod layer_norm;
@@ -19,7 +21,7 @@ mod rows;
 mod upsample;
 
 pub use activation::{geglu, gelu, quick_gelu, silu};
-pub use attention::attention;
+pub use attention::{attention, attention_in_bf16};
 pub use backward::{Gradients, accumulate, backward, complete, gather, on_deep_stack};
 pub use combine::{add, concat_channels};
 pub use conv2d::{Conv2d, conv2d};
