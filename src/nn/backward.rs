@@ -78,14 +78,27 @@ pub fn gather(store: &mut GradStore, params: &ParamStore, sum: &mut Gradients) -
 /// # Errors
 /// Otherwise; the message names the parameter.
 pub fn complete(gradients: Gradients, params: &ParamStore) -> Result<Gradients> {
+    let mut squares = Vec::with_capacity(gradients.len());
     for name in params.vars().keys() {
         let gradient = gradients.get(name);
         let gradient = gradient.ok_or_else(|| Error::Numeric(format!("{name} is trainable but got no gradient")))?;
-        if !gradient.sqr()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
-            return Err(Error::Numeric(format!(
-                "the gradient of {name} is not finite; lower the learning rate or check the model for NaN"
-            )));
-        }
+        squares.push(gradient.sqr()?.sum_all()?);
     }
-    Ok(gradients)
+    match params.vars().keys().zip(read(&squares)?).find(|(_, square)| !square.is_finite()) {
+        Some((name, _)) => Err(Error::Numeric(format!(
+            "the gradient of {name} is not finite; lower the learning rate or check the model for NaN"
+        ))),
+        None => Ok(gradients),
+    }
+}
+
+/// The values of scalars, which a GPU is waited for once.
+///
+/// # Errors
+/// If one is no scalar.
+pub fn read(scalars: &[Tensor]) -> Result<Vec<f32>> {
+    match scalars {
+        [] => Ok(Vec::new()),
+        scalars => Ok(Tensor::stack(scalars, 0)?.to_vec1()?),
+    }
 }

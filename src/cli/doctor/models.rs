@@ -103,9 +103,9 @@ fn fit(family: &Family, settings: &Settings, limit: u64) -> Result<Fit> {
     let bf16: u64 = sizes().map(|(name, shape, n)| if halved(name, shape) { 2 * n } else { 4 * n }).sum();
     let side = config.sample_size.unwrap_or(64);
     let memory = |weights: u64| {
-        let need = Need::of(weights, &config, settings, scope, (side, side));
+        let need = Need::of(weights, &config, settings, scope, (side, side), false);
         let (fastest_bytes, least_bytes) = need.range();
-        Memory { fastest_bytes, least_bytes, fits: need.within(Budget { limit: Some(limit) }).is_ok() }
+        Memory { fastest_bytes, least_bytes, fits: need.within(Budget { limit: Some(limit), gpu: None }).is_ok() }
     };
     let parameters = count(&|_| true) + family.others;
     Ok(Fit {
