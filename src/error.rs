@@ -139,7 +139,7 @@ mod tests {
             assert!(flags[..3].iter().all(|flag| message.contains(flag)), "{message}");
             assert!(flags[3..].iter().any(|name| message.contains(name)), "{message}");
         }
-        assert_eq!(failed("shapes differ"), "tensor operation failed: shapes differ");
+        assert!(failed("shapes differ").starts_with("tensor operation failed: shapes differ"));
     }
 
     #[test]
