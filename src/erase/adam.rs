@@ -1,6 +1,6 @@
 //! Adam (Kingma & Ba 2015) as PyTorch's `torch.optim.Adam` computes it, with its state in f32.
 
-use crate::nn::{Gradients, ParamStore, read};
+use crate::nn::{Gradients, ParamStore, read, total};
 use crate::{Error, Result};
 use candle_core::{Tensor, Var};
 use rayon::prelude::*;
@@ -90,7 +90,7 @@ impl Adam {
         let p = (p - scaled(&(&m / size)?, step_size)?)?;
         var.set(&p)?;
         self.on_gpu.insert(name.to_string(), (m, v));
-        Ok(p.sqr()?.sum_all()?)
+        total(&p.sqr()?)
     }
 }
 

@@ -6,7 +6,7 @@
 //! 2024, equation 4, has the same preservation term). So each step sees all retain prompts, and no UNet is evaluated.
 
 use crate::Result;
-use crate::nn::{Gradients, ParamStore, read};
+use crate::nn::{Gradients, ParamStore, read, total};
 use candle_core::Tensor;
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ impl KeptContext {
         for (name, (base, size)) in &self.base {
             let change = (params.get(name)?.detach() - base)?;
             let along = change.matmul(&self.covariance)?;
-            changes.push((&along * &change)?.sum_all()?);
+            changes.push(total(&(&along * &change)?)?);
             if let Some(gradient) = gradients.get_mut(name) {
                 *gradient = (&*gradient + (along * (2.0 * weight / size / layers))?)?;
             }

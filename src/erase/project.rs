@@ -6,15 +6,13 @@
 //! and `z = g + M'v`. The original code has margin 0.5 and eps 1e-3, which adds at least half a memory to every step
 //! that is projected; margin 0 is the exact projection.
 
-use crate::nn::Gradients;
+use crate::nn::{Gradients, row_sums};
 use crate::{Error, Result};
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 /// The largest number of memories: the dual is solved exactly, by trying which of its bounds hold.
 pub const MAX_MEMORIES: usize = 10;
-/// The longest row that a GPU sums in `f32`.
-const ROW: usize = 1024;
 
 /// Inner product over the tensors of `names`, accumulated in f64.
 pub fn dot(a: &Gradients, b: &Gradients, names: &[String]) -> Result<f64> {
@@ -39,11 +37,7 @@ fn on_gpu(gradients: &Gradients, names: &[String]) -> bool {
 fn dot_on_gpu(a: &Gradients, b: &Gradients, names: &[String]) -> Result<f64> {
     let mut rows = Vec::with_capacity(names.len());
     for name in names {
-        let product = (of(a, name)? * of(b, name)?)?.flatten_all()?;
-        let count = product.elem_count();
-        // rows of a length that divides, so that many blocks of the GPU take part
-        let width = (1..=ROW).rev().find(|width| count.is_multiple_of(*width)).unwrap_or(1);
-        rows.push(product.reshape((count / width, width))?.sum(D::Minus1)?);
+        rows.push(row_sums(&(of(a, name)? * of(b, name)?)?)?);
     }
     if rows.is_empty() {
         return Ok(0.0);

@@ -2,6 +2,7 @@
 
 use super::kernels::parallel::{alone, work_alone};
 use super::params::ParamStore;
+use super::total::{read, total};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
@@ -82,23 +83,12 @@ pub fn complete(gradients: Gradients, params: &ParamStore) -> Result<Gradients> 
     for name in params.vars().keys() {
         let gradient = gradients.get(name);
         let gradient = gradient.ok_or_else(|| Error::Numeric(format!("{name} is trainable but got no gradient")))?;
-        squares.push(gradient.sqr()?.sum_all()?);
+        squares.push(total(&gradient.sqr()?)?);
     }
     match params.vars().keys().zip(read(&squares)?).find(|(_, square)| !square.is_finite()) {
         Some((name, _)) => Err(Error::Numeric(format!(
             "the gradient of {name} is not finite; lower the learning rate or check the model for NaN"
         ))),
         None => Ok(gradients),
-    }
-}
-
-/// The values of scalars, which a GPU is waited for once.
-///
-/// # Errors
-/// If one is no scalar.
-pub fn read(scalars: &[Tensor]) -> Result<Vec<f32>> {
-    match scalars {
-        [] => Ok(Vec::new()),
-        scalars => Ok(Tensor::stack(scalars, 0)?.to_vec1()?),
     }
 }
