@@ -187,13 +187,18 @@ impl ComputeDevice {
     /// Bytes that a job without a limit of its own plans with: most of the GPU's memory, as far as nobody else has it. `None` of
     /// the CPU, and where the system does not say.
     pub fn planned_memory(&self) -> Option<u64> {
-        self.memory.map(|(free, total)| (total / 10 * SHARE).min(free / 10 * (SHARE + 1)))
+        self.memory.map(planned_memory)
     }
 
     /// The most bytes of the GPU's memory that tensors had so far, and that were taken from the system for them.
     pub fn peak_memory(&self) -> Option<(u64, u64)> {
         cuda::peak_memory(&self.device)
     }
+}
+
+/// Bytes that a job plans with on a GPU that has so many free, and so many in all.
+pub fn planned_memory((free, total): (u64, u64)) -> u64 {
+    (total / 10 * SHARE).min(free / 10 * (SHARE + 1))
 }
 
 /// A GPU, for people.
