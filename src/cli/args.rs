@@ -85,6 +85,18 @@ pub struct DoctorArgs {
     /// Print one JSON document instead of text
     #[arg(long)]
     pub json: bool,
+    /// Compare every layer, the built-in model and a small erasure on the GPU with the CPU (exit code 1 if anything differs)
+    #[arg(long, group = "gpu")]
+    pub gpu_test: bool,
+    /// The GPU that is tested: cuda (the first), cuda:N; or cpu, to see what is tested
+    #[arg(long, value_name = "DEVICE", requires = "gpu")]
+    pub device: Option<String>,
+    /// Only what has this in its name; may be given several times
+    #[arg(long, value_name = "PART", requires = "gpu")]
+    pub only: Vec<String>,
+    /// Leave out so many checks
+    #[arg(long, hide = true, default_value_t = 0, requires = "gpu")]
+    pub from: usize,
 }
 
 /// Flags of `export`.
