@@ -88,7 +88,13 @@ pub struct DoctorArgs {
     /// Compare every layer, the built-in model and a small erasure on the GPU with the CPU (exit code 1 if anything differs)
     #[arg(long, group = "gpu")]
     pub gpu_test: bool,
-    /// The GPU that is tested: cuda (the first), cuda:N; or cpu, to see what is tested
+    /// Time the networks at full size on the GPU, with the memory that they take
+    #[arg(long, group = "gpu")]
+    pub gpu_bench: bool,
+    /// With --gpu-bench: a Python with torch, diffusers and transformers, which is timed too
+    #[arg(long, value_name = "PYTHON", requires = "gpu_bench")]
+    pub python: Option<String>,
+    /// The GPU that is tested or timed: cuda (the first), cuda:N; or cpu, to see what is done
     #[arg(long, value_name = "DEVICE", requires = "gpu")]
     pub device: Option<String>,
     /// Only what has this in its name; may be given several times

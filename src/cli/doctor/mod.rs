@@ -1,6 +1,7 @@
 //! `erase-concept doctor`: what this program finds on this machine, what fits, and what would not work.
 
 mod device;
+mod gpu_bench;
 mod gpu_test;
 mod models;
 mod system;
@@ -92,17 +93,16 @@ pub struct Options {
 enum Work {
     Look,
     GpuTest(gpu_test::Options),
+    GpuBench(gpu_bench::Options),
 }
 
 impl From<&DoctorArgs> for Options {
     fn from(args: &DoctorArgs) -> Self {
-        let work = match args.gpu_test {
-            true => Work::GpuTest(gpu_test::Options {
-                device: args.device.clone(),
-                only: args.only.clone(),
-                from: args.from,
-            }),
-            false => Work::Look,
+        let (device, only) = (args.device.clone(), args.only.clone());
+        let work = match (args.gpu_test, args.gpu_bench) {
+            (true, _) => Work::GpuTest(gpu_test::Options { device, only, from: args.from }),
+            (_, true) => Work::GpuBench(gpu_bench::Options { device, only, python: args.python.clone() }),
+            _ => Work::Look,
         };
         Self { json: args.json, work }
     }
@@ -113,6 +113,7 @@ pub fn run(options: &Options, display: &mut Display) -> Result<ExitCode> {
     match &options.work {
         Work::Look => look(options.json, display),
         Work::GpuTest(test) => gpu_test::run(test, options.json),
+        Work::GpuBench(bench) => gpu_bench::run(bench, options.json),
     }
 }
 

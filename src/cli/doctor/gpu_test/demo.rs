@@ -2,18 +2,17 @@
 
 use super::check::{Check, Found, error, larger, same_bytes, time};
 use crate::checkpoint::{Precision, load_component, load_model};
-use crate::cli::doctor::device::allow_tf32;
+use crate::cli::doctor::device::{allow_tf32, demo_on, moved};
 use crate::concept::Concept;
 use crate::diffusion::{Generator, Sampler};
 use crate::erase::{self, Data, Outcome, Scope, Settings};
 use crate::hub;
 use crate::nn::{Gradients, ParamStore, backward};
 use crate::progress::Silent;
-use crate::sd::{SampleOptions, StableDiffusion, TextEncoder, Unet, UnetConfig, Vae};
+use crate::sd::{SampleOptions, TextEncoder, Unet, UnetConfig, Vae};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use serde::de::DeserializeOwned;
-use std::sync::Arc;
 
 const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 /// Whole networks in `f32`.
@@ -39,27 +38,9 @@ pub(super) fn checks() -> Vec<Check> {
     ]
 }
 
-fn moved(params: &ParamStore, device: &Device) -> Result<ParamStore> {
-    let tensors = params.tensors().iter().map(|(name, x)| Ok((name.clone(), x.to_device(device)?)));
-    Ok(ParamStore::new(tensors.collect::<Result<_>>()?))
-}
-
 /// The config and the weights of a part of the demo.
 fn part<C: DeserializeOwned>(folder: &str, weights: &str) -> Result<(C, ParamStore)> {
     load_component(&hub::demo(), folder, weights)
-}
-
-/// The demo with its networks on the device.
-fn model_on(device: &Device) -> Result<StableDiffusion> {
-    let model = load_model(&hub::demo())?.model;
-    let (text, text_params) = part("text_encoder", "model.safetensors")?;
-    let (vae, vae_params) = part("vae", WEIGHTS)?;
-    Ok(StableDiffusion {
-        unet_params: moved(&model.unet_params, device)?,
-        text_encoder: Arc::new(TextEncoder::new(&text, &moved(&text_params, device)?)?),
-        vae: Arc::new(Vae::new(&vae, &moved(&vae_params, device)?)?),
-        ..model
-    })
 }
 
 fn random(seed: u64, shape: &[usize]) -> Result<Tensor> {
@@ -175,7 +156,7 @@ impl Drop for Tf32 {
 
 fn sample(device: &Device) -> Result<Found> {
     compare(device, |device| {
-        let model = model_on(device)?;
+        let model = demo_on(device, Precision::F32)?;
         let unet = model.unet()?;
         let options = SampleOptions { sampler: Sampler::Ddim, steps: 4, guidance_scale: 5.0, eta: 0.0, size: None };
         Ok(Box::new(move || {
@@ -188,7 +169,7 @@ fn sample(device: &Device) -> Result<Found> {
 
 /// The smallest erasure that goes through every stage.
 fn erase_once(device: &Device) -> Result<Outcome> {
-    let model = model_on(device)?;
+    let model = demo_on(device, Precision::F32)?;
     let concept = Concept::resolve("star", None)?;
     let mut settings = Settings::preset("balanced")?;
     (settings.data.forget, settings.data.retain, settings.data.steps) = (4, 4, 4);
