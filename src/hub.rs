@@ -20,7 +20,7 @@ pub use fetch::Origin;
 use crate::checkpoint::{ERASED, ModelFiles, SingleFile, load_component};
 use crate::nn::ParamStore;
 use crate::progress::{Progress, Silent};
-use crate::sd::{Classifier, TextEncoder, UnetConfig, Vae};
+use crate::sd::{Classifier, TextEncoder, TextEncoderConfig, UnetConfig, Vae, VaeConfig};
 use crate::{Error, Result};
 use std::path::Path;
 use std::sync::Arc;
@@ -75,12 +75,24 @@ pub fn made_up_unet_halved(exact: &(dyn Fn(&str) -> bool + Sync)) -> Result<(Une
 
 /// A VAE of Stable Diffusion 1.x's size with made-up weights.
 pub fn made_up_vae() -> Result<Vae> {
-    fake::made_up_vae()
+    let (config, params) = made_up_vae_parameters()?;
+    Vae::new(&config, &params)
+}
+
+/// Its config and weights.
+pub(crate) fn made_up_vae_parameters() -> Result<(VaeConfig, ParamStore)> {
+    fake::vae_parameters()
 }
 
 /// A text encoder of Stable Diffusion 1.x's size (CLIP ViT-L/14) with made-up weights.
 pub fn made_up_text_encoder() -> Result<TextEncoder> {
-    fake::made_up_text_encoder()
+    let (config, params) = made_up_text_encoder_parameters()?;
+    TextEncoder::new(&config, &params)
+}
+
+/// Its config and weights.
+pub(crate) fn made_up_text_encoder_parameters() -> Result<(TextEncoderConfig, ParamStore)> {
+    fake::text_encoder_parameters()
 }
 
 /// The files of a model by its name; see [`find`].

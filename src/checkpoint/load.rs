@@ -2,11 +2,11 @@
 
 use super::files::ModelFiles;
 use super::hash::{base_sha256, sha256_hex};
-use super::precision::Loading;
+use super::precision::{Loading, Precision};
 use super::read::{Component, load_tensors_as, load_tensors_on, same_weights};
 use super::{UNET_WEIGHTS, save_edited};
 use crate::diffusion::SchedulerConfig;
-use crate::nn::ParamStore;
+use crate::nn::{ParamStore, attention_in_bf16};
 use crate::progress::check_interrupted;
 use crate::sd::{Classifier, SecondEncoder, StableDiffusion, TextEncoder, Tokenizer, Unet, UnetConfig, Vae};
 use crate::{Error, Result};
@@ -52,6 +52,7 @@ pub fn load_model(files: &ModelFiles) -> Result<LoadedModel> {
 /// # Errors
 /// As [`load_model`].
 pub fn load_model_with(files: &ModelFiles, loading: &Loading<'_>) -> Result<LoadedModel> {
+    attention_in_bf16(loading.precision == Precision::Bf16);
     let index = check_pipeline(&json(files, "model_index.json")?, &files.describe("model_index.json"))?;
     let in_file = |rel: &'static str| move |e: Error| name_file(files, rel, e);
     let content = |rel: &'static str| -> Result<String> {

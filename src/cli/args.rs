@@ -85,6 +85,24 @@ pub struct DoctorArgs {
     /// Print one JSON document instead of text
     #[arg(long)]
     pub json: bool,
+    /// Compare every layer, the built-in model and a small erasure on the GPU with the CPU (exit code 1 if anything differs)
+    #[arg(long, group = "gpu")]
+    pub gpu_test: bool,
+    /// Time the networks at full size on the GPU, with the memory that they take
+    #[arg(long, group = "gpu")]
+    pub gpu_bench: bool,
+    /// With --gpu-bench: a Python with torch, diffusers and transformers, which is timed too
+    #[arg(long, value_name = "PYTHON", requires = "gpu_bench")]
+    pub python: Option<String>,
+    /// The GPU that is tested or timed: cuda (the first), cuda:N; or cpu, to see what is done
+    #[arg(long, value_name = "DEVICE", requires = "gpu")]
+    pub device: Option<String>,
+    /// Only what has this in its name; may be given several times
+    #[arg(long, value_name = "PART", requires = "gpu")]
+    pub only: Vec<String>,
+    /// Leave out so many checks
+    #[arg(long, hide = true, default_value_t = 0, requires = "gpu")]
+    pub from: usize,
 }
 
 /// Flags of `export`.

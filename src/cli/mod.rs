@@ -48,7 +48,7 @@ enum Job {
     Export(ExportOptions),
     Inspect(InspectOptions),
     Apply(ApplyOptions),
-    Doctor { json: bool },
+    Doctor(doctor::Options),
 }
 
 /// What was asked for, checked.
@@ -112,7 +112,7 @@ impl Request {
                 Self { run: RunOptions::of_document(args.json), job: Job::Apply((&**args).into()) }
             }
             Some(Command::Doctor(args)) => {
-                Self { run: RunOptions::of_document(args.json), job: Job::Doctor { json: args.json } }
+                Self { run: RunOptions::of_document(args.json), job: Job::Doctor(args.into()) }
             }
             None => {
                 Self { run: RunOptions::try_from(&cli.erase.run)?, job: Job::Erase(Box::new((&cli.erase).try_into()?)) }
@@ -132,7 +132,7 @@ impl Request {
             Job::Export(options) => export::run(options, &mut display),
             Job::Inspect(options) => inspect::run(options, &mut display),
             Job::Apply(options) => apply::run(options, &mut display),
-            Job::Doctor { json } => doctor::run(*json, &mut display),
+            Job::Doctor(options) => doctor::run(options, &mut display),
         };
         display.finish();
         outcome.unwrap_or_else(|error| {

@@ -106,15 +106,17 @@ pub(super) fn unet_parameters(exact: &(dyn Fn(&str) -> bool + Sync)) -> Result<(
 }
 
 /// The VAE alone, in memory.
-pub(super) fn made_up_vae() -> Result<Vae> {
+pub(super) fn vae_parameters() -> Result<(VaeConfig, ParamStore)> {
     let config = parsed::<VaeConfig>(&vae())?;
-    Vae::new(&config, &parameters(|store| Vae::new(&config, store).map(drop), &|_| true)?)
+    let params = parameters(|store| Vae::new(&config, store).map(drop), &|_| true)?;
+    Ok((config, params))
 }
 
 /// The text encoder alone, in memory.
-pub(super) fn made_up_text_encoder() -> Result<TextEncoder> {
+pub(super) fn text_encoder_parameters() -> Result<(TextEncoderConfig, ParamStore)> {
     let config = parsed::<TextEncoderConfig>(&text_encoder())?;
-    TextEncoder::new(&config, &parameters(|store| TextEncoder::new(&config, store).map(drop), &|_| true)?)
+    let params = parameters(|store| TextEncoder::new(&config, store).map(drop), &|_| true)?;
+    Ok((config, params))
 }
 
 /// Made-up weights of all that a network asks for.

@@ -27,6 +27,8 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool)
         lse: OnceLock::new(),
         #[cfg(feature = "cuda")]
         lse_there: OnceLock::new(),
+        #[cfg(feature = "cuda")]
+        half: super::cuda::half_attention(),
     };
     Ok(q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)?)
 }
@@ -66,13 +68,16 @@ struct Attention {
     /// The same, on a GPU.
     #[cfg(feature = "cuda")]
     lse_there: OnceLock<super::cuda::Floats>,
+    /// See [`attention_in_bf16`].
+    #[cfg(feature = "cuda")]
+    half: bool,
 }
 
 #[cfg(feature = "cuda")]
 impl Attention {
     fn way(&self) -> super::cuda::attention::Way {
         let kernel::Shape { batch, heads, s, t, d, causal } = self.shape;
-        super::cuda::attention::Way { batch, heads, s, t, d, causal }
+        super::cuda::attention::Way { batch, heads, s, t, d, causal, half: self.half }
     }
 }
 

@@ -1,10 +1,14 @@
 //! `erase-concept doctor`: what this program finds on this machine, what fits, and what would not work.
 
+mod device;
 mod devices;
+mod gpu_bench;
+mod gpu_test;
 mod models;
 mod system;
 
 use super::ExitCode;
+use super::args::DoctorArgs;
 use super::document::{bytes, print_json, table};
 use super::output::Display;
 use crate::diffusion::Sampler;
@@ -85,8 +89,42 @@ struct Disk {
     free_bytes: Option<u64>,
 }
 
-/// Looks at everything; [`ExitCode::LimitMissed`] if something would not work.
-pub fn run(json: bool, display: &mut Display) -> Result<ExitCode> {
+/// What is to be done.
+#[derive(Debug)]
+pub struct Options {
+    json: bool,
+    work: Work,
+}
+
+#[derive(Debug)]
+enum Work {
+    Look,
+    GpuTest(gpu_test::Options),
+    GpuBench(gpu_bench::Options),
+}
+
+impl From<&DoctorArgs> for Options {
+    fn from(args: &DoctorArgs) -> Self {
+        let (device, only) = (args.device.clone(), args.only.clone());
+        let work = match (args.gpu_test, args.gpu_bench) {
+            (true, _) => Work::GpuTest(gpu_test::Options { device, only, from: args.from }),
+            (_, true) => Work::GpuBench(gpu_bench::Options { device, only, python: args.python.clone() }),
+            _ => Work::Look,
+        };
+        Self { json: args.json, work }
+    }
+}
+
+/// Does it; [`ExitCode::LimitMissed`] if something does not work.
+pub fn run(options: &Options, display: &mut Display) -> Result<ExitCode> {
+    match &options.work {
+        Work::Look => look(options.json, display),
+        Work::GpuTest(test) => gpu_test::run(test, options.json),
+        Work::GpuBench(bench) => gpu_bench::run(bench, options.json),
+    }
+}
+
+fn look(json: bool, display: &mut Display) -> Result<ExitCode> {
     let report = examine()?;
     display.finish();
     match json {

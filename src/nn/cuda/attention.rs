@@ -16,6 +16,8 @@ pub struct Way {
     pub t: usize,
     pub d: usize,
     pub causal: bool,
+    /// Whether products are of `bf16`.
+    pub half: bool,
 }
 
 /// Queries of a block of `flash.cu`.
@@ -119,7 +121,7 @@ pub fn forward(
     (v, lv): (&CudaStorage, &Layout),
 ) -> Result<((CudaStorage, Shape), Floats)> {
     let gpu = Gpu::new(&q.device)?;
-    let half = half_attention();
+    let half = way.half;
     let (q, k, v) = (operand(q, lq)?, operand(k, lk)?, operand(v, lv)?);
     let len = q.len;
     let aligned = [&q, &k, &v].iter().all(|x| x.at.is_multiple_of(16));
@@ -190,7 +192,7 @@ pub fn backward(
     dout: &Tensor,
 ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
     let gpu = Gpu::of(dout)?;
-    let half = half_attention();
+    let half = way.half;
     let wanted = [q.track_op(), k.track_op(), v.track_op()];
     let apart = |x: &Tensor, len: usize, half: bool| -> Result<Heads> {
         let (storage, layout) = x.storage_and_layout();

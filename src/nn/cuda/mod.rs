@@ -40,7 +40,8 @@ pub fn set_half_attention(half: bool) {
     HALF_ATTENTION.store(half, Ordering::Relaxed);
 }
 
-fn half_attention() -> bool {
+/// See [`set_half_attention`].
+pub fn half_attention() -> bool {
     HALF_ATTENTION.load(Ordering::Relaxed)
 }
 
