@@ -25,6 +25,13 @@ pub struct DetectorFiles {
     device: Device,
 }
 
+impl PartialEq for DetectorFiles {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.files, &self.folder, &self.name) == (&other.files, &other.folder, &other.name)
+            && self.device.same_device(&other.device)
+    }
+}
+
 impl DetectorFiles {
     /// A detector by its name: a folder, `demo/clip` or `demo/classifier` (part of this program), or `OWNER/NAME` on
     /// the Hugging Face Hub, which is taken from the cache or fetched (`lookup` says at which revision, and whether
