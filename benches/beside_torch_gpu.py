@@ -71,7 +71,7 @@ def text(device, dtype):
 
 def demo_sample(device, dtype, folder):
     from diffusers import DDIMScheduler, StableDiffusionPipeline
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, torch_dtype=dtype).to(device)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None).to(device, dtype)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     return lambda: pipeline(["a red star"] * 32, num_inference_steps=20, guidance_scale=7.5, output_type="pt").images
@@ -136,6 +136,9 @@ def main():
     torch.manual_seed(0)
     import diffusers
     import transformers
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
     say({"versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}, transformers {transformers.__version__}"})
     for name in arguments.names or known:
         for mode in MODES:
