@@ -140,8 +140,8 @@ fn gpu_flags_that_make_no_sense_are_refused() {
         }
     }
     for (words, says) in [
-        (vec!["--gpu-test", "--device", "tpu"], "--device tpu is not a device"),
-        (vec!["--gpu-test", "--device", "cuda:x"], "--device cuda:x is not a device"),
+        (vec!["--gpu-test", "--device", "tpu"], "tpu is not a device"),
+        (vec!["--gpu-test", "--device", "cuda:x"], "cuda:x is not a device"),
         (vec!["--gpu-test", "--device", "cpu", "--only", "lienar"], "no check is named so"),
         (vec!["--gpu-bench", "--device", "cpu", "--only", "lienar"], "there are text, vae-decode"),
         (vec!["--gpu-bench", "--device", "cpu", "--python", "/no/such/python"], "cannot be started"),
