@@ -1,6 +1,10 @@
-//! What `doctor` says about how the program was built: compiler, candle, features.
+//! What `doctor` says about how the program was built: compiler, candle, features. And with the feature `cuda`: compiles the
+//! kernels of `src/nn/cuda/kernels` to PTX, which the driver compiles for the GPU at hand.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+const KERNELS: &str = "src/nn/cuda/kernels";
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -18,4 +22,45 @@ fn main() {
         features.filter(|name| name != "default").map(|name| name.replace('_', "-")).collect();
     features.sort();
     println!("cargo:rustc-env=ERASE_CONCEPT_FEATURES={}", features.join(","));
+    if std::env::var_os("CARGO_FEATURE_CUDA").is_some()
+        && let Err(error) = compile_kernels()
+    {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
+}
+
+fn compile_kernels() -> Result<(), String> {
+    println!("cargo:rerun-if-changed={KERNELS}");
+    for variable in ["CUDA_COMPUTE_CAP", "CUDA_HOME", "NVCC"] {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
+    let out = std::env::var_os("OUT_DIR").ok_or("cargo gave no OUT_DIR")?;
+    let out = Path::new(&out).join("kernels.ptx");
+    // the kernels ask for nothing newer; a GPU of a later generation runs them too
+    let capability = std::env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".into());
+    let nvcc = nvcc();
+    let status = Command::new(&nvcc)
+        .args(["-ptx", "-O3", "-std=c++17", &format!("-arch=compute_{capability}")])
+        .arg(Path::new(KERNELS).join("all.cu"))
+        .arg("-o")
+        .arg(&out)
+        .status()
+        .map_err(|e| {
+            format!(
+                "the feature `cuda` needs CUDA's compiler, {}: {e}; scripts/build-cuda.sh brings it",
+                nvcc.display()
+            )
+        })?;
+    if status.success() { Ok(()) } else { Err(format!("{} failed: {status}", nvcc.display())) }
+}
+
+fn nvcc() -> PathBuf {
+    if let Some(nvcc) = std::env::var_os("NVCC") {
+        return nvcc.into();
+    }
+    match std::env::var_os("CUDA_HOME") {
+        Some(home) => Path::new(&home).join("bin/nvcc"),
+        None => "nvcc".into(),
+    }
 }

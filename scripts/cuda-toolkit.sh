@@ -28,9 +28,10 @@ for library in "$folder"/lib/lib*.so.*; do
     plain=${library%%.so.*}.so
     [ -e "$plain" ] || ln -s "$(basename "$library")" "$plain"
 done
-# the driver's library comes with the driver; linking needs only its name
+# the driver's library comes with the driver; linking needs the names of its functions
 mkdir -p "$folder/lib/stubs"
-echo 'void erase_concept_stub(void) {}' >"$work/stub.c"
-"${CC:-cc}" -shared -Wl,-soname,libcuda.so.1 -o "$folder/lib/stubs/libcuda.so" "$work/stub.c"
+grep -ohE '\bcu[A-Z][A-Za-z0-9]+(_v[0-9]+)?(_ptsz|_ptds)?\b' "$folder/include/cuda.h" | sort -u |
+    sed 's/.*/void &(void) {}/' >"$work/stub.c"
+"${CC:-cc}" -shared -fPIC -w -Wl,-soname,libcuda.so.1 -o "$folder/lib/stubs/libcuda.so" "$work/stub.c"
 ln -sfn lib "$folder/lib64"
 touch "$folder/complete"

@@ -45,9 +45,29 @@ pub enum Error {
     /// The user asked to stop (Ctrl-C).
     #[error("interrupted")]
     Interrupted,
+    /// A GPU has not the memory that a computation takes.
+    #[error(
+        "the GPU has not enough memory ({0}); say --memory-limit with less than the GPU has, so that the job is planned to fit, keep \
+         frozen weights in half the memory (--dtype bf16), lower --batch-size, or end other programs that use the GPU"
+    )]
+    DeviceMemory(String),
     /// A tensor operation failed: a bug in this program, or out of memory.
     #[error("tensor operation failed: {0}")]
-    Tensor(#[from] candle_core::Error),
+    Tensor(#[source] candle_core::Error),
+}
+
+/// What drivers and libraries call a lack of memory.
+const OUT_OF_MEMORY: [&str; 4] =
+    ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CallbackErrorOutOfMemory"];
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        let text = error.to_string();
+        match OUT_OF_MEMORY.iter().find(|name| text.contains(**name)) {
+            Some(name) => Self::DeviceMemory((*name).to_string()),
+            None => Self::Tensor(error),
+        }
+    }
 }
 
 /// The result of everything in this crate.
@@ -107,6 +127,20 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gpu_without_memory_is_said_with_the_flags_that_help() {
+        let failed = |text: &str| Error::from(candle_core::Error::Msg(text.into()).bt()).to_string();
+        for cause in
+            ["DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")", "CublasError(CUBLAS_STATUS_ALLOC_FAILED)"]
+        {
+            let message = failed(cause);
+            let flags = ["--memory-limit", "--dtype bf16", "--batch-size", "OUT_OF_MEMORY", "ALLOC_FAILED"];
+            assert!(flags[..3].iter().all(|flag| message.contains(flag)), "{message}");
+            assert!(flags[3..].iter().any(|name| message.contains(name)), "{message}");
+        }
+        assert!(failed("shapes differ").starts_with("tensor operation failed: shapes differ"));
+    }
 
     #[test]
     fn a_full_disk_is_said_with_file_and_size() {

@@ -81,7 +81,7 @@ fn rows_of_large_latents_one_after_another_are_the_batch() {
     let prompts = Conditions::from(&prompts);
     let batch = Batch { noisy, t: vec![900.0, 400.0, 7.0], target, prompts: vec![1, 0, 1] };
     let thrift = Thrift { checkpointing: true, single_rows: false };
-    assert!(!gradient::shares(&[3], 40 * 40, thrift).side_by_side);
+    assert!(!gradient::shares(&[3], 40 * 40, thrift, false).side_by_side);
     let trained = gradient::Trained { unet: &unet, params: &params, thrift };
     let loss = |part: &Batch, unet: &Student<'_>| denoising(unet, part, &part.conditions(&prompts)?);
     let (rows, value) = gradient::of_batch(&batch, trained, loss).unwrap();

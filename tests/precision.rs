@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 fn halved(exact: &(dyn Fn(&str) -> bool + Sync)) -> LoadedModel {
-    load_model_with(&hub::demo(), &Loading { precision: Precision::Bf16, exact, beside: None }).unwrap()
+    load_model_with(&hub::demo(), &Loading { precision: Precision::Bf16, exact, beside: None, ..Loading::default() })
+        .unwrap()
 }
 
 fn inputs() -> (Tensor, Tensor) {
@@ -98,7 +99,7 @@ fn gradients_pass_through_halved_weights() {
 fn a_model_loaded_beside_its_base_shares_what_is_the_same() {
     let exact = |name: &str| name.contains("attn2");
     for precision in [Precision::F32, Precision::Bf16] {
-        let loading = Loading { precision, exact: &exact, beside: None };
+        let loading = Loading { precision, exact: &exact, beside: None, ..Loading::default() };
         let base = load_model_with(&hub::demo(), &loading).unwrap();
         let changed_name = base.model.unet_params.tensors().keys().find(|name| exact(name)).unwrap().clone();
         let edited = (base.model.unet_params.get(&changed_name).unwrap() * 2.0).unwrap();

@@ -79,6 +79,8 @@ fn page(kind: Kind, counted: bool, show: bool) -> String {
         preset: "balanced".into(),
         seed: 7,
         dtype: "bf16",
+        device: "cpu".into(),
+        tf32: false,
         version: "0.1.0",
         command: format!("erase-concept --concept '{HOSTILE}'"),
         hub: None,

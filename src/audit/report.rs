@@ -208,6 +208,10 @@ pub struct Report {
     pub seed: u64,
     /// The type in which frozen weights were kept.
     pub dtype: &'static str,
+    /// What computed: `cpu`, or the kind and the model of the GPU.
+    pub device: String,
+    /// Whether `f32` matrices were multiplied in TF32.
+    pub tf32: bool,
     /// Version of this program.
     pub version: &'static str,
     /// The command that makes the same result again.
@@ -387,6 +391,16 @@ pub struct RunRecord {
     pub instructions: &'static str,
     /// The type in which frozen weights were kept; all sums are in f32.
     pub dtype: &'static str,
+    /// What computed: `cpu`, or the kind and the model of the GPU.
+    pub device: String,
+    /// Whether `f32` matrices were multiplied in TF32.
+    pub tf32: bool,
+    /// The most bytes of the GPU's memory that tensors had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_peak_bytes: Option<u64>,
+    /// The most bytes that were taken from the GPU's memory for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_reserved_bytes: Option<u64>,
     /// The command line.
     pub command: Vec<String>,
 }

@@ -1,6 +1,6 @@
 //! Numbers as a checkpoint stores them, to and from `f32`.
 
-use candle_core::{Storage, Tensor};
+use candle_core::{Device, Storage, Tensor};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -63,7 +63,7 @@ fn each<const N: usize, T>(bytes: &[u8], out: &mut [T], from: impl Fn([u8; N]) -
 /// # Errors
 /// In words without the tensor's name: if a value is not finite, or too large for `dtype`, or `dtype` is no float.
 pub(super) fn encode(tensor: &Tensor, dtype: Dtype) -> Result<Vec<u8>, String> {
-    let tensor = tensor.contiguous().map_err(|e| e.to_string())?;
+    let tensor = tensor.to_device(&Device::Cpu).and_then(|tensor| tensor.contiguous()).map_err(|e| e.to_string())?;
     let (storage, layout) = tensor.storage_and_layout();
     let (Storage::Cpu(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {
         return Err("does not lie in this machine's memory".into());

@@ -2,15 +2,15 @@
 
 use super::files::ModelFiles;
 use super::hash::{base_sha256, sha256_hex};
-use super::precision::Loading;
-use super::read::{Component, load_tensors, load_tensors_as, same_weights};
+use super::precision::{Loading, Precision};
+use super::read::{Component, load_tensors_as, load_tensors_on, same_weights};
 use super::{UNET_WEIGHTS, save_edited};
 use crate::diffusion::SchedulerConfig;
-use crate::nn::ParamStore;
+use crate::nn::{ParamStore, attention_in_bf16};
 use crate::progress::check_interrupted;
 use crate::sd::{Classifier, SecondEncoder, StableDiffusion, TextEncoder, Tokenizer, Unet, UnetConfig, Vae};
 use crate::{Error, Result};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use safetensors::Dtype;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -52,6 +52,7 @@ pub fn load_model(files: &ModelFiles) -> Result<LoadedModel> {
 /// # Errors
 /// As [`load_model`].
 pub fn load_model_with(files: &ModelFiles, loading: &Loading<'_>) -> Result<LoadedModel> {
+    attention_in_bf16(loading.precision == Precision::Bf16);
     let index = check_pipeline(&json(files, "model_index.json")?, &files.describe("model_index.json"))?;
     let in_file = |rel: &'static str| move |e: Error| name_file(files, rel, e);
     let content = |rel: &'static str| -> Result<String> {
@@ -65,7 +66,7 @@ pub fn load_model_with(files: &ModelFiles, loading: &Loading<'_>) -> Result<Load
 
     let unet_config = UnetConfig::from_json(&content("unet/config.json")?).map_err(in_file("unet/config.json"))?;
     let beside = loading.beside.map(|(files, loaded)| (files, loaded.model.unet_params.tensors()));
-    let unet = load_tensors_as(files, UNET_WEIGHTS, loading.precision, loading.exact, beside)?;
+    let unet = load_tensors_as(files, UNET_WEIGHTS, loading, loading.exact, beside)?;
     let unet_params = ParamStore::new(unet.tensors);
     Unet::new(&unet_config, &unet_params).map_err(in_file("unet/config.json"))?; // every tensor has its place
 
@@ -158,13 +159,22 @@ fn frozen<C: DeserializeOwned, N>(
         return Ok(loaded.clone());
     }
     let config = json(files, &config_file)?;
-    let Component { tensors, .. } = load_tensors_as(files, &weights, loading.precision, &|_| false, None)?;
+    let Component { tensors, .. } = load_tensors_as(files, &weights, loading, &|_| false, None)?;
     Ok(Arc::new(new(&config, &ParamStore::new(tensors)).map_err(|e| name_file(files, &config_file, e))?))
 }
 
 /// A component's config (`config.json` in `folder`) and its frozen weights (`weights` in the same folder).
 pub fn load_component<T: DeserializeOwned>(files: &ModelFiles, folder: &str, weights: &str) -> Result<(T, ParamStore)> {
-    let Component { tensors, .. } = load_tensors(files, &format!("{folder}/{weights}"))?;
+    load_component_on(files, folder, weights, &Device::Cpu)
+}
+
+fn load_component_on<T: DeserializeOwned>(
+    files: &ModelFiles,
+    folder: &str,
+    weights: &str,
+    device: &Device,
+) -> Result<(T, ParamStore)> {
+    let Component { tensors, .. } = load_tensors_on(files, &format!("{folder}/{weights}"), device)?;
     Ok((json(files, &format!("{folder}/config.json"))?, ParamStore::new(tensors)))
 }
 
@@ -173,9 +183,17 @@ pub fn load_component<T: DeserializeOwned>(files: &ModelFiles, folder: &str, wei
 /// # Errors
 /// As [`load_model`], for the classifier's files.
 pub fn load_classifier(files: &ModelFiles) -> Result<Option<(Classifier, String)>> {
+    load_classifier_on(files, &Device::Cpu)
+}
+
+/// As [`load_classifier`], with its weights on this device.
+///
+/// # Errors
+/// As [`load_classifier`].
+pub fn load_classifier_on(files: &ModelFiles, device: &Device) -> Result<Option<(Classifier, String)>> {
     let weights = "classifier/model.safetensors";
     let Some(bytes) = files.try_read(weights)? else { return Ok(None) };
-    let (config, params) = load_component(files, "classifier", "model.safetensors")?;
+    let (config, params) = load_component_on(files, "classifier", "model.safetensors", device)?;
     let classifier = Classifier::new(&config, &params).map_err(|e| name_file(files, "classifier/config.json", e))?;
     Ok(Some((classifier, sha256_hex(&bytes))))
 }

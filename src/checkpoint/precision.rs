@@ -1,5 +1,6 @@
 //! In how many bits weights are kept in memory.
 
+use candle_core::Device;
 use std::fmt;
 use std::str::FromStr;
 
@@ -56,10 +57,15 @@ pub struct Loading<'a> {
     pub exact: &'a (dyn Fn(&str) -> bool + Sync),
     /// A model that was loaded in the same way; what is byte for byte the same in both shares its memory.
     pub beside: Option<(&'a super::ModelFiles, &'a super::LoadedModel)>,
+    /// Where weights go.
+    pub device: &'a Device,
 }
+
+/// Where weights go if nothing is said.
+static CPU: Device = Device::Cpu;
 
 impl Default for Loading<'_> {
     fn default() -> Self {
-        Self { precision: Precision::F32, exact: &|_| true, beside: None }
+        Self { precision: Precision::F32, exact: &|_| true, beside: None, device: &CPU }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::dtype::{Decoded, decode};
 use super::files::ModelFiles;
-use super::precision::Precision;
+use super::precision::Loading;
 use super::single_file::TensorFile;
 use super::weights::WeightFiles;
 use crate::progress::check_interrupted;
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 /// The weights of one component.
 pub struct Component {
-    /// Every floating-point tensor, on the CPU.
+    /// Every floating-point tensor.
     pub tensors: BTreeMap<String, Tensor>,
     /// The type each tensor has in the file; integer buffers (`position_ids`) are here and not in `tensors`.
     pub dtypes: BTreeMap<String, Dtype>,
@@ -32,18 +32,27 @@ pub struct Component {
 /// # Errors
 /// A missing or malformed file, a NaN or infinity in a weight: the message names the file, the tensor and the remedy.
 pub fn load_tensors(files: &ModelFiles, rel: &str) -> Result<Component> {
-    load_tensors_as(files, rel, Precision::F32, &|_| true, None)
+    load_tensors_on(files, rel, &Device::Cpu)
 }
 
-/// As [`load_tensors`]; matrices and convolutions are kept as `precision` says unless they are `exact`. Tensors whose bytes are
-/// those of `beside` are taken from there: the files of another model that was loaded in the same way, and its tensors.
+/// As [`load_tensors`], onto this device.
+///
+/// # Errors
+/// As [`load_tensors`].
+pub(super) fn load_tensors_on(files: &ModelFiles, rel: &str, device: &Device) -> Result<Component> {
+    load_tensors_as(files, rel, &Loading { device, ..Loading::default() }, &|_| true, None)
+}
+
+/// As [`load_tensors`], onto the device that `loading` says; matrices and convolutions are kept in its precision unless they are
+/// `exact`. Tensors whose bytes are those of `beside` are taken from there: the files of another model that was loaded in the same
+/// way, and its tensors.
 ///
 /// # Errors
 /// As [`load_tensors`].
 pub(super) fn load_tensors_as(
     files: &ModelFiles,
     rel: &str,
-    precision: Precision,
+    loading: &Loading<'_>,
     exact: &(dyn Fn(&str) -> bool + Sync),
     beside: Option<(&ModelFiles, &BTreeMap<String, Tensor>)>,
 ) -> Result<Component> {
@@ -66,8 +75,8 @@ pub(super) fn load_tensors_as(
                 Some(tensor) => Converted::Tensor(tensor.clone()),
                 None => match decode(view.dtype(), view.data()) {
                     Decoded::Floats(values) => {
-                        let halved = precision.halves(view.shape()) && !exact(name);
-                        tensor(values, view.shape(), halved)?
+                        let halved = loading.precision.halves(view.shape()) && !exact(name);
+                        tensor(values, view.shape(), halved, loading.device)?
                     }
                     other => Converted::None(other),
                 },
@@ -117,9 +126,9 @@ enum Converted {
     None(Decoded),
 }
 
-fn tensor(values: Vec<f32>, shape: &[usize], halved: bool) -> Result<Converted> {
+fn tensor(values: Vec<f32>, shape: &[usize], halved: bool, device: &Device) -> Result<Converted> {
     if !halved {
-        return Ok(Converted::Tensor(Tensor::from_vec(values, shape, &Device::Cpu)?));
+        return Ok(Converted::Tensor(Tensor::from_vec(values, shape, device)?));
     }
     let mut halves = vec![bf16::ZERO; values.len()];
     halves.convert_from_f32_slice(&values);
@@ -128,7 +137,7 @@ fn tensor(values: Vec<f32>, shape: &[usize], halved: bool) -> Result<Converted> 
     if !finite {
         return Ok(Converted::None(Decoded::NotFinite));
     }
-    Ok(Converted::Tensor(Tensor::from_vec(halves, shape, &Device::Cpu)?))
+    Ok(Converted::Tensor(Tensor::from_vec(halves, shape, device)?))
 }
 
 /// Whether every tensor of the weights whose plain name is `rel` is byte for byte the same in two models.

@@ -499,16 +499,21 @@ pub struct VerifyArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Running")]
 pub struct RunArgs {
-    /// auto or cpu
-    #[arg(long, default_value = "auto", hide_short_help = true)]
+    /// What computes: auto, cpu, cuda, cuda:1 (and so on) or metal. auto takes an NVIDIA GPU, else Apple's, else the CPU, as far as
+    /// this build has them
+    #[arg(long, default_value = "auto", value_name = "DEVICE", hide_short_help = true)]
     pub device: String,
+    /// On an NVIDIA GPU, multiply f32 matrices with 10 bits of mantissa instead of 23: much faster
+    #[arg(long, hide_short_help = true)]
+    pub tf32: bool,
     /// How weights are kept in memory: f32, or bf16 (frozen matrices rounded, half the memory)
     #[arg(long, default_value = "f32")]
     pub dtype: String,
     /// Threads to compute with [default: one a core]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
-    /// Memory that the whole program may take, such as 8GiB; less costs time [default: what the machine has]
+    /// Memory that the whole program (on a GPU: of its memory) may take, such as 8GiB; less costs time [default: what the machine or
+    /// the GPU has]
     #[arg(long, value_name = "SIZE", value_parser = crate::erase::memory::parse_bytes)]
     pub memory_limit: Option<u64>,
     /// Print events and the result as JSON lines on stdout

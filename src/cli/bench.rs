@@ -1,6 +1,7 @@
 //! `erase-concept bench`: a grid of settings on concepts and seeds, resumable.
 
 use super::ExitCode;
+use super::checks::open;
 use super::evidence::Evidence;
 use super::options::{BenchOptions, EraseOptions};
 use super::output::Display;
@@ -10,7 +11,9 @@ use crate::checkpoint::{
     LoadedModel, Loading, ModelFiles, OutputFolder, Precision, load_model_with, save_model, sweep_files,
     write_file_atomic,
 };
+use crate::erase::memory::Budget;
 use crate::erase::{self, Data};
+use crate::nn::ComputeDevice;
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::{Error, Result, hub};
 use serde_json::json;
@@ -21,15 +24,16 @@ use std::time::Instant;
 
 /// Runs what is not known yet, and writes table and plot after every outcome.
 pub fn run(options: &BenchOptions, display: &mut Display) -> Result<ExitCode> {
+    let compute = open(options.device, options.tf32, display)?;
     let hub::Found { files, origin } = hub::find(&options.model, &options.lookup, display)?;
     files.notes().iter().for_each(|note| display.event(Event::Note(note)));
     display.event(Event::Stage { name: "loading the model", steps: 1 });
     let exact = |name: &str| options.grid.variants.iter().any(|variant| variant.settings.changes(name));
-    let loading = Loading { precision: options.precision, exact: &exact, beside: None };
+    let loading = Loading { precision: options.precision, exact: &exact, beside: None, device: compute.device() };
     let loaded = load_model_with(&files, &loading)?;
     display.event(Event::Step { loss: None });
     for variant in &options.grid.variants {
-        erase::plan(&loaded.model, &variant.settings, options.budget)?;
+        erase::plan(&loaded.model, &variant.settings, budget(options.budget, &compute))?;
     }
     let mut jobs: Vec<&EraseOptions> = options.jobs.iter().collect();
     jobs.dedup_by(|a, b| a.concept == b.concept); // the seeds of a concept follow each other
@@ -49,7 +53,7 @@ pub fn run(options: &BenchOptions, display: &mut Display) -> Result<ExitCode> {
             job,
             files: &files,
             loaded: &loaded,
-            evidence: Evidence::new(job, &files, &loaded, origin.clone())?,
+            evidence: Evidence::new(job, &compute, &files, &loaded, origin.clone())?,
             output: &options.output,
             loading: Loading { beside: Some((&files, &loaded)), ..loading },
         };
@@ -86,6 +90,11 @@ pub fn run(options: &BenchOptions, display: &mut Display) -> Result<ExitCode> {
     Ok(ExitCode::Done)
 }
 
+/// The budget with what the device has.
+fn budget(budget: Budget, compute: &ComputeDevice) -> Budget {
+    Budget { gpu: compute.planned_memory(), ..budget }
+}
+
 /// One concept with one seed.
 struct Bench<'a> {
     job: &'a EraseOptions,
@@ -110,6 +119,11 @@ impl Bench<'_> {
         ]);
         // results from before there was a choice keep their keys
         let parts = if precision == Precision::F32 { parts } else { json!([parts, precision.name()]) };
+        let compute = self.evidence.compute();
+        let parts = match compute.device().is_cpu() {
+            true => parts,
+            false => json!([parts, compute.name(), compute.tf32()]),
+        };
         let hash = Sha256::digest(parts.to_string());
         Ok(hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
     }
@@ -144,7 +158,7 @@ impl Bench<'_> {
             *before = Some((of, self.evidence.look(model, "before", &folder, display)?));
         }
         let began = Instant::now();
-        let plan = erase::plan(model, settings, job.budget)?;
+        let plan = erase::plan(model, settings, budget(job.budget, self.evidence.compute()))?;
         let outcome = erase::scissorhands(model, &job.concept, data, settings, job.seed, plan, display)?;
         let seconds = began.elapsed().as_secs_f64();
         // counted on the weights as they would be written

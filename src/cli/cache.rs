@@ -7,7 +7,7 @@
 use super::options::EraseOptions;
 use crate::checkpoint::{LoadedModel, sha256_file, sweep_files, write_safetensors};
 use crate::erase::{self, Data, Latents, Outcome, Plan, Settings};
-use crate::nn::Instructions;
+use crate::nn::{ComputeDevice, Instructions};
 use crate::progress::{Event, Progress};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -26,10 +26,11 @@ type Entry = (BTreeMap<String, Tensor>, BTreeMap<String, String>);
 /// The finished stages of one job.
 pub struct Cache<'a> {
     folder: Option<&'a Path>,
-    /// Which program on which processor: other builds may round differently.
+    /// Which program on which processor: other builds may round differently, as do other devices.
     program: String,
     loaded: &'a LoadedModel,
     options: &'a EraseOptions,
+    compute: &'a ComputeDevice,
     settings: &'a Settings,
     plan: Plan,
 }
@@ -38,6 +39,7 @@ impl<'a> Cache<'a> {
     /// Opens the folder, if there is one to be used, and removes what killed runs left there.
     pub fn open(
         options: &'a EraseOptions,
+        compute: &'a ComputeDevice,
         loaded: &'a LoadedModel,
         settings: &'a Settings,
         plan: Plan,
@@ -50,7 +52,7 @@ impl<'a> Cache<'a> {
             sweep_files(folder)?;
             program = this_program();
         }
-        Ok(Self { folder, program, loaded, options, settings, plan })
+        Ok(Self { folder, program, loaded, options, compute, settings, plan })
     }
 
     /// The data of the job.
@@ -96,7 +98,7 @@ impl<'a> Cache<'a> {
     ) -> Result<Latents> {
         let read = |(mut tensors, texts): Entry| {
             let prompts: Vec<String> = serde_json::from_str(texts.get("prompts")?).ok()?;
-            let latents = tensors.remove("latents")?;
+            let latents = tensors.remove("latents")?.to_device(self.compute.device()).ok()?;
             let count = latents.dims4().ok()?.0;
             (!prompts.is_empty()).then_some(())?;
             let of_prompt = (0..count).map(|i| i % prompts.len()).collect();
@@ -143,7 +145,8 @@ impl<'a> Cache<'a> {
     /// A hash of everything that a stage depends on.
     fn key(&self, name: &str, depends_on: &Value) -> String {
         let (seed, precision) = (self.options.seed, self.options.precision.name());
-        let all = json!([self.program, self.loaded.base_sha256, precision, seed, name, depends_on]);
+        let device = [self.compute.name(), if self.compute.tf32() { "tf32" } else { "" }];
+        let all = json!([self.program, device, self.loaded.base_sha256, precision, seed, name, depends_on]);
         Sha256::digest(all.to_string()).iter().take(12).map(|byte| format!("{byte:02x}")).collect()
     }
 }

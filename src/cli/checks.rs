@@ -3,12 +3,33 @@
 use super::args::{LoraArgs, RunArgs};
 use crate::checkpoint::{Format, Precision, lora, sweep_files};
 use crate::erase::settings::MAX_COUNT;
+use crate::nn::{ComputeDevice, DeviceChoice};
+use crate::progress::{Event, Progress};
 use crate::{Error, Result};
 use std::path::Path;
 
 /// What `--dtype` says.
 pub(super) fn precision(args: &RunArgs) -> Result<Precision> {
     args.dtype.parse().map_err(|error| Error::usage(format!("--dtype {error} (the result has the model's own type)")))
+}
+
+/// What `--device` says, if this build can do it.
+pub(super) fn device(args: &RunArgs) -> Result<DeviceChoice> {
+    let choice: DeviceChoice = args.device.parse().map_err(|error| Error::usage(format!("--device {error}")))?;
+    choice.check()?;
+    Ok(choice)
+}
+
+/// Opens the device of a job, and says which it is unless that is plain.
+pub(super) fn open(choice: DeviceChoice, tf32: bool, progress: &mut dyn Progress) -> Result<ComputeDevice> {
+    let device = choice.open(tf32)?;
+    if let Some(note) = device.note() {
+        progress.event(Event::Note(note));
+    }
+    if !device.device().is_cpu() {
+        progress.event(Event::Note(&format!("computing on {}", device.name())));
+    }
+    Ok(device)
 }
 
 /// The last part of a model's path or id (of a single file without its ending), for file names and pictures' metadata.

@@ -46,6 +46,7 @@ pub fn command(options: &EraseOptions) -> String {
     line.flag("--scheduler", s.sampler);
     let precision = options.precision;
     line.flag("--dtype", (precision != Precision::default()).then_some(precision));
+    line.flag("--device", options.device.must_be_said().then_some(options.device));
     line.flag("--guidance-scale", s.guidance_scale);
     line.flag("--verify-images", Some(v.images));
     line.flag("--synonym-images", Some(v.synonym_images));
@@ -55,6 +56,7 @@ pub fn command(options: &EraseOptions) -> String {
     line.flag("--max-rate", v.max_rate);
     line.flag("--max-synonym-rate", v.max_synonym_rate);
     for (flag, given) in [
+        ("--tf32", options.tf32),
         ("--half", lora.half),
         ("--keep-images", v.keep_images),
         ("--show", v.show),
@@ -110,7 +112,7 @@ mod tests {
                    0.25 --score-scope full --trim-scope T --train-scope full --project-scope selfattn --forget-latents 3 \
                    --retain-latents 5 --data-steps 4 --scheduler ddim --dtype bf16 --guidance-scale 3.5 --verify-images 11 \
                    --synonym-images 12 --retain-images 13 --verify-steps 14 --verify-seed 15 \
-                   --half --keep-images --show";
+                   --tf32 --half --keep-images --show";
         let given: Vec<String> = all
             .split_whitespace()
             .map(|word| match word {

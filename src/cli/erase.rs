@@ -2,7 +2,7 @@
 
 use super::ExitCode;
 use super::cache::Cache;
-use super::checks::model_name;
+use super::checks::{model_name, open};
 use super::evidence::{Evidence, write_json};
 use super::options::EraseOptions;
 use super::output::Display;
@@ -13,6 +13,7 @@ use super::training_pictures;
 use crate::audit::Card;
 use crate::checkpoint::{Format, License, LoadedModel, Loading, ModelFiles, OutputFolder, load_model_with, write_file};
 use crate::erase::{self, Plan, Settings};
+use crate::nn::ComputeDevice;
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::{Result, audit, hub};
 use serde_json::json;
@@ -20,15 +21,17 @@ use serde_json::json;
 /// Runs the job; everything that can be refused is refused before the work begins.
 pub fn run(options: &EraseOptions, display: &mut Display) -> Result<ExitCode> {
     let settings = settings(options)?;
+    let compute = &open(options.device, options.tf32, display)?;
     let hub::Found { files, origin } = hub::find(&options.model, &options.lookup, display)?;
     files.notes().iter().for_each(|note| display.event(Event::Note(note)));
-    let options = &pinned(options, origin.as_ref());
+    let options = &pinned(options, origin.as_ref(), compute);
     display.event(Event::Stage { name: "loading the model", steps: 1 });
     let exact = |name: &str| settings.changes(name);
-    let loaded = load_model_with(&files, &Loading { precision: options.precision, exact: &exact, beside: None })?;
+    let loading = Loading { precision: options.precision, exact: &exact, beside: None, device: compute.device() };
+    let loaded = load_model_with(&files, &loading)?;
     display.event(Event::Step { loss: None });
     let how = erase::plan(&loaded.model, &settings, options.budget)?;
-    let evidence = Evidence::new(options, &files, &loaded, origin.clone())?;
+    let evidence = Evidence::new(options, compute, &files, &loaded, origin.clone())?;
     say_what_is_cut(options, &loaded, display)?;
     if options.dry_run {
         let formats = formats(options, &files);
@@ -37,13 +40,16 @@ pub fn run(options: &EraseOptions, display: &mut Display) -> Result<ExitCode> {
     check_interrupted()?;
     // only now, so that what is refused leaves nothing behind
     let folder = OutputFolder::create(&options.output, options.overwrite)?;
-    let cache = Cache::open(options, &loaded, &settings, how)?;
+    let cache = Cache::open(options, compute, &loaded, &settings, how)?;
     work(options, &settings, &files, &loaded, &evidence, &cache, folder, display)
 }
 
-/// The same job with the commit that the revision stood for, so that the command in the report gives it again.
-fn pinned(options: &EraseOptions, origin: Option<&hub::Origin>) -> EraseOptions {
+/// The same job with the commit that the revision stood for and the device that was taken, so that the command in the report gives
+/// it again.
+fn pinned(options: &EraseOptions, origin: Option<&hub::Origin>, compute: &ComputeDevice) -> EraseOptions {
     let mut options = options.clone();
+    options.device = compute.choice();
+    options.budget.gpu = compute.planned_memory();
     if let Some(origin) = origin {
         options.lookup.revision = Some(origin.commit.clone());
     }
@@ -77,7 +83,12 @@ fn work(
     let before = evidence.look(&loaded.model, "before", folder.path(), &mut watch)?;
     // what is counted is what was written
     let exact = |name: &str| settings.changes(name);
-    let loading = Loading { precision: options.precision, exact: &exact, beside: Some((files, loaded)) };
+    let loading = Loading {
+        precision: options.precision,
+        exact: &exact,
+        beside: Some((files, loaded)),
+        device: loaded.model.device(),
+    };
     let written = load_model_with(&saved.shown, &loading)?;
     let after = evidence.look(&written.model, "after", folder.path(), &mut watch)?;
     let moves = audit::moves(&before, &after);
@@ -93,7 +104,7 @@ fn work(
     write_file(&folder.path().join("README.md"), card.markdown().as_bytes())?;
     let lora = saved.lora.clone();
     let patch = outputs.finish(saved, folder.path(), &mut watch)?;
-    write_json(&folder.path().join("run.json"), &watch.record(options.precision))?;
+    write_json(&folder.path().join("run.json"), &watch.record(options.precision, evidence.compute()))?;
     watch.event(Event::Stage { name: "moving the result into place", steps: 1 });
     folder.commit()?;
     watch.event(Event::Step { loss: None });
@@ -138,6 +149,8 @@ fn plan(
         "preset": options.preset,
         "seed": options.seed,
         "dtype": options.precision.name(),
+        "device": evidence.compute().name(),
+        "tf32": evidence.compute().tf32(),
         "settings": settings,
         "output": output,
         "formats": formats.iter().map(|format| format.name()).collect::<Vec<_>>(),
@@ -158,7 +171,7 @@ fn plan(
     let text = format!(
         "would erase '{}' ({}) from {} with preset {}, seed {}:\n  {} forget and {} retain latents in {} steps each, {} \
          score batches, {} repair steps{preserve}\n  {pictures} + {synonyms} + {rest} verification pictures before and after\n  about {:.1} \
-         GiB of memory{}{}\n  result in {output}: {}",
+         GiB of {}memory{}{}\n  result in {output}: {}",
         concept.name,
         concept.kind,
         options.model,
@@ -170,6 +183,7 @@ fn plan(
         settings.score_batches,
         settings.repair_steps,
         how.memory as f64 / f64::from(1 << 30),
+        if loaded.model.device().is_cpu() { "" } else { "the GPU's " },
         if how.thrift.single_rows { ", rows of a batch one by one" } else { "" },
         if how.thrift.checkpointing { ", blocks computed again in the backward pass" } else { "" },
         in_words(formats),

@@ -8,11 +8,12 @@ use crate::audit::{
     ClassifierDetector, Comparison, ConceptCounts, Detector, DetectorRecord, Drift, Grid, GridRow, Infotext, Move,
     PreservedCounts, Report, SCHEMA, Shown, Verification, VerifyPlan, VerifyRecord, by_block, encode_png, verify,
 };
-use crate::checkpoint::{LoadedModel, ModelFiles, load_classifier, write_file};
+use crate::checkpoint::{LoadedModel, ModelFiles, load_classifier_on, write_file};
 use crate::concept::{Concept, Kind};
 use crate::diffusion::{Schedule, timesteps};
 use crate::erase::{Outcome, Settings};
 use crate::hub::Origin;
+use crate::nn::ComputeDevice;
 use crate::progress::Progress;
 use crate::sd::{SampleOptions, StableDiffusion};
 use crate::{Error, Result};
@@ -29,6 +30,7 @@ const GUIDANCE_SCALE: f64 = 5.0;
 /// What pictures are made for verification, and what counts them.
 pub struct Evidence<'a> {
     options: &'a EraseOptions,
+    compute: &'a ComputeDevice,
     origin: Option<Origin>,
     detector: Option<ClassifierDetector>,
     sampling: SampleOptions,
@@ -40,11 +42,12 @@ impl<'a> Evidence<'a> {
     /// `origin` is where the model came from, if that is the Hub.
     pub fn new(
         options: &'a EraseOptions,
+        compute: &'a ComputeDevice,
         files: &ModelFiles,
         loaded: &LoadedModel,
         origin: Option<Origin>,
     ) -> Result<Self> {
-        let detector = match load_classifier(files)? {
+        let detector = match load_classifier_on(files, compute.device())? {
             Some((classifier, sha256)) => {
                 let knows = |label| classifier.labels().contains(label);
                 // of several concepts, what it knows of is counted
@@ -63,17 +66,20 @@ impl<'a> Evidence<'a> {
             size: None,
         };
         timesteps(sampling.sampler, &Schedule::new(&loaded.model.scheduler)?, sampling.steps)?;
-        // pictures of the demo are small: 32 at a time are fastest; a real model's are made one by one
-        let batch = if loaded.model.latent_size() <= 16 { 32 } else { 1 };
         let plan = VerifyPlan {
             images: v.images,
             synonym_images: v.synonym_images,
             retain_images: v.retain_images,
             seed: v.seed,
-            batch,
+            batch: loaded.model.together(),
             shown: SHOWN,
         };
-        Ok(Self { options, origin, detector, sampling, plan })
+        Ok(Self { options, compute, origin, detector, sampling, plan })
+    }
+
+    /// What computes.
+    pub fn compute(&self) -> &ComputeDevice {
+        self.compute
     }
 
     /// How many pictures there are of the concepts, of their synonyms and of everything else.
@@ -164,6 +170,8 @@ impl<'a> Evidence<'a> {
             preset: self.options.preset.clone(),
             seed: self.options.seed,
             dtype: self.options.precision.name(),
+            device: self.compute.name().to_string(),
+            tf32: self.compute.tf32(),
             version: env!("CARGO_PKG_VERSION"),
             command: command(self.options),
             hub: self.origin.clone(),

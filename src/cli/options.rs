@@ -4,7 +4,7 @@ use super::apply::ApplyOptions;
 use super::args::{
     ApplyArgs, BenchArgs, EraseArgs, ExportArgs, HubArgs, MethodArgs, RunArgs, SampleArgs, SamplingArgs, VerifyArgs,
 };
-use super::checks::{at_least_one, check_output, format, fraction, lora, model_name, precision};
+use super::checks::{at_least_one, check_output, device, format, fraction, lora, model_name, precision};
 use super::concepts::{concept, default_model, preserve};
 use super::export::ExportOptions;
 use super::output::Style;
@@ -14,6 +14,7 @@ use crate::concept::{Concept, Kind, nearest};
 use crate::diffusion::Sampler;
 use crate::erase::memory::Budget;
 use crate::hub::{DEFAULT_MODEL, Lookup};
+use crate::nn::DeviceChoice;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -134,6 +135,10 @@ pub struct EraseOptions {
     pub budget: Budget,
     /// How weights are kept in memory.
     pub precision: Precision,
+    /// What computes.
+    pub device: DeviceChoice,
+    /// Whether `f32` matrices are multiplied in TF32 there.
+    pub tf32: bool,
 }
 
 /// The bench job.
@@ -153,6 +158,10 @@ pub struct BenchOptions {
     pub budget: Budget,
     /// How weights are kept in memory.
     pub precision: Precision,
+    /// What computes.
+    pub device: DeviceChoice,
+    /// Whether `f32` matrices are multiplied in TF32 there.
+    pub tf32: bool,
 }
 
 /// The sample job.
@@ -182,23 +191,17 @@ pub struct SampleOptions {
     pub overwrite: bool,
     /// How weights are kept in memory.
     pub precision: Precision,
+    /// What computes.
+    pub device: DeviceChoice,
+    /// Whether `f32` matrices are multiplied in TF32 there.
+    pub tf32: bool,
 }
 
 impl TryFrom<&RunArgs> for RunOptions {
     type Error = Error;
 
     fn try_from(args: &RunArgs) -> Result<Self> {
-        let device = args.device.to_lowercase();
-        if !["auto", "cpu"].contains(&device.as_str()) {
-            let gpu = ["cuda", "metal", "mps"].iter().any(|name| device.split(':').next() == Some(name));
-            return Err(Error::usage(match gpu {
-                true => format!(
-                    "--device {device}: this version computes on the CPU only; GPU builds are to come in a later version. \
-                     Leave --device out, or say --device cpu"
-                ),
-                false => format!("--device {device} is not a device; choose auto or cpu"),
-            }));
-        }
+        device(args)?;
         if let Some(threads) = args.threads.filter(|threads| !(1..=MAX_THREADS).contains(threads)) {
             return Err(Error::usage(format!("--threads {threads} must lie between 1 and {MAX_THREADS}")));
         }
@@ -355,8 +358,10 @@ impl TryFrom<&EraseArgs> for EraseOptions {
             overwrite: args.overwrite,
             dry_run: args.dry_run,
             cache: args.cache.clone(),
-            budget: Budget { limit: args.run.memory_limit },
+            budget: Budget { limit: args.run.memory_limit, gpu: None },
             precision: precision(&args.run)?,
+            device: device(&args.run)?,
+            tf32: args.run.tf32,
         })
     }
 }
@@ -369,8 +374,8 @@ impl TryFrom<&BenchArgs> for BenchOptions {
         let sampling = Sampling::try_from(&args.sampling)?;
         let verify = VerifyOptions::new(&args.verify, &sampling)?;
         let output = args.output.clone().unwrap_or_else(|| PathBuf::from("bench").join(&grid.name));
-        let budget = Budget { limit: args.run.memory_limit };
-        let precision = precision(&args.run)?;
+        let budget = Budget { limit: args.run.memory_limit, gpu: None };
+        let (precision, device, tf32) = (precision(&args.run)?, device(&args.run)?, args.run.tf32);
         let mut jobs = Vec::new();
         for name in &args.concepts {
             let concept = Concept::resolve(name, None)?;
@@ -396,10 +401,13 @@ impl TryFrom<&BenchArgs> for BenchOptions {
                     cache: None,
                     budget,
                     precision,
+                    device,
+                    tf32,
                 });
             }
         }
-        Ok(Self { grid, model: args.model.clone(), lookup: Lookup::from(&args.hub), jobs, output, budget, precision })
+        let (model, lookup) = (args.model.clone(), Lookup::from(&args.hub));
+        Ok(Self { grid, model, lookup, jobs, output, budget, precision, device, tf32 })
     }
 }
 
@@ -448,6 +456,8 @@ impl TryFrom<&SampleArgs> for SampleOptions {
             output: output.unwrap_or_else(|| PathBuf::from("samples").join(format!("{}-s{seed}", model_name(&model)))),
             overwrite: args.overwrite,
             precision: precision(&args.run)?,
+            device: device(&args.run)?,
+            tf32: args.run.tf32,
             model,
             lookup: Lookup::from(&args.model.hub),
             seed,

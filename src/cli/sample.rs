@@ -1,7 +1,7 @@
 //! `erase-concept sample`: prompts to pictures, each of which can be made again alone.
 
 use super::ExitCode;
-use super::checks::model_name;
+use super::checks::{model_name, open};
 use super::options::SampleOptions;
 use super::output::Display;
 use crate::audit::{Infotext, encode_png, to_images};
@@ -25,11 +25,13 @@ struct Picture<'a> {
 
 /// Renders every prompt, `num_images` pictures each, into a new folder.
 pub fn run(options: &SampleOptions, display: &mut Display) -> Result<ExitCode> {
+    let compute = open(options.device, options.tf32, display)?;
     let hub::Found { files, origin } = hub::find(&options.model, &options.lookup, display)?;
     files.notes().iter().for_each(|note| display.event(Event::Note(note)));
     display.event(Event::Stage { name: "loading the model", steps: 1 });
     let exact = |_: &str| false;
-    let loaded = load_model_with(&files, &Loading { precision: options.precision, exact: &exact, beside: None })?;
+    let loading = Loading { precision: options.precision, exact: &exact, beside: None, device: compute.device() };
+    let loaded = load_model_with(&files, &loading)?;
     display.event(Event::Step { loss: None });
     let model = &loaded.model;
 

@@ -2,7 +2,7 @@
 
 use crate::audit::{RunRecord, peak_memory};
 use crate::checkpoint::Precision;
-use crate::nn::Instructions;
+use crate::nn::{ComputeDevice, Instructions};
 use crate::process;
 use crate::progress::{Event, Progress};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -22,7 +22,7 @@ impl<'a> Stopwatch<'a> {
     }
 
     /// What `run.json` holds; the last stage ends now.
-    pub fn record(&self, precision: Precision) -> RunRecord {
+    pub fn record(&self, precision: Precision, compute: &ComputeDevice) -> RunRecord {
         let now = Instant::now();
         let ends = self.stages.iter().skip(1).map(|(_, at)| *at).chain([now]);
         let seconds = self.stages.iter().zip(ends).map(|((name, at), end)| (name.clone(), (end - *at).as_secs_f64()));
@@ -37,6 +37,10 @@ impl<'a> Stopwatch<'a> {
             threads: rayon::current_num_threads(),
             instructions: Instructions::used().name(),
             dtype: precision.name(),
+            device: compute.name().to_string(),
+            tf32: compute.tf32(),
+            gpu_peak_bytes: compute.peak_memory().map(|(used, _)| used),
+            gpu_reserved_bytes: compute.peak_memory().map(|(_, reserved)| reserved),
             command: std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect(),
         }
     }

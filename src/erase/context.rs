@@ -6,7 +6,7 @@
 //! 2024, equation 4, has the same preservation term). So each step sees all retain prompts, and no UNet is evaluated.
 
 use crate::Result;
-use crate::nn::{Gradients, ParamStore};
+use crate::nn::{Gradients, ParamStore, read, total};
 use candle_core::Tensor;
 use std::collections::BTreeMap;
 
@@ -39,17 +39,18 @@ impl KeptContext {
 
     /// Adds `weight` times the term's gradient; returns the term: the mean over layers of the relative squared change.
     pub fn add_gradient(&self, params: &ParamStore, weight: f64, gradients: &mut Gradients) -> Result<f32> {
-        let mut term = 0.0;
+        let mut changes = Vec::with_capacity(self.base.len());
         let layers = self.base.len().max(1) as f64;
         for (name, (base, size)) in &self.base {
             let change = (params.get(name)?.detach() - base)?;
             let along = change.matmul(&self.covariance)?;
-            term += f64::from((&along * &change)?.sum_all()?.to_scalar::<f32>()?) / size / layers;
+            changes.push(total(&(&along * &change)?)?);
             if let Some(gradient) = gradients.get_mut(name) {
                 *gradient = (&*gradient + (along * (2.0 * weight / size / layers))?)?;
             }
         }
-        Ok(term as f32)
+        let each = read(&changes)?.into_iter().zip(self.base.values());
+        Ok(each.map(|(change, (_, size))| f64::from(change) / size / layers).sum::<f64>() as f32)
     }
 }
 

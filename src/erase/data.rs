@@ -8,7 +8,7 @@ use crate::sd::{SampleOptions, StableDiffusion};
 use crate::{Error, Result};
 use candle_core::Tensor;
 
-/// Latents sampled in one call of the UNet (twice as many rows with guidance).
+/// Latents asked for at a time, at least.
 const SAMPLING_BATCH: usize = 32;
 
 /// Latents with the prompt that each was made from.
@@ -56,8 +56,9 @@ impl Latents {
         let of_prompt: Vec<usize> = (0..count).map(|i| i % prompts.len()).collect();
         let unet = model.unet()?;
         let mut parts = Vec::new();
-        for start in (0..count).step_by(SAMPLING_BATCH) {
-            let rows = start..(start + SAMPLING_BATCH).min(count);
+        let batch = model.together().max(SAMPLING_BATCH);
+        for start in (0..count).step_by(batch) {
+            let rows = start..(start + batch).min(count);
             let texts: Vec<&str> = rows.clone().map(|i| prompts[of_prompt[i]].as_str()).collect();
             let seeds: Vec<u64> = rows.map(|i| seed.wrapping_add(i as u64)).collect();
             let negatives = vec![""; texts.len()];

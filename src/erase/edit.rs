@@ -16,7 +16,7 @@
 use super::context::reads_text;
 use crate::nn::ParamStore;
 use crate::{Error, Result};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use nalgebra::{Cholesky, DMatrix};
 use rayon::prelude::*;
 
@@ -100,7 +100,7 @@ impl Edit {
 
 /// `(.., text)` as a matrix whose columns are the rows of the last axis.
 fn matrix(tensor: &Tensor) -> Result<DMatrix<f64>> {
-    let rows = tensor.detach().to_dtype(DType::F64)?.contiguous()?;
+    let rows = tensor.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.contiguous()?;
     let width = rows.dim(candle_core::D::Minus1)?;
     let values = rows.flatten_all()?.to_vec1::<f64>()?;
     Ok(DMatrix::from_vec(width, values.len() / width, values))
@@ -109,7 +109,6 @@ fn matrix(tensor: &Tensor) -> Result<DMatrix<f64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     const KEYS: &str = "x.attn2.to_k.weight";
 

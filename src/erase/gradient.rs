@@ -5,7 +5,7 @@ use super::batch::Batch;
 use super::memory::Thrift;
 use super::student::Student;
 use crate::Result;
-use crate::nn::{Gradients, ParamStore, accumulate, side_by_side};
+use crate::nn::{Gradients, ParamStore, accumulate, read, side_by_side};
 use crate::progress::check_interrupted;
 use crate::sd::Unet;
 use candle_core::Tensor;
@@ -15,6 +15,10 @@ use std::ops::Range;
 const SMALL: usize = 32 * 32;
 /// Rows of a share of small latents, about.
 const ROWS: usize = 4;
+/// Pixels of the latents of a share on a GPU: 8 rows of SD 1.x.
+const ON_GPU: usize = 8 * 64 * 64;
+/// More rows than this in a share make a GPU no faster.
+const MOST_ON_GPU: usize = 64;
 
 /// A network and those of its parameters that are trained.
 #[derive(Clone, Copy)]
@@ -72,13 +76,17 @@ impl Shares {
 }
 
 /// How batches of these sizes are cut: every share has rows of each, unless memory asks for single rows (of large latents; small
-/// ones take little). Depends on the sizes alone.
-pub fn shares(sizes: &[usize], pixels: usize, thrift: Thrift) -> Shares {
+/// ones take little). On a GPU shares are large and go one after another. Depends on the sizes alone.
+pub fn shares(sizes: &[usize], pixels: usize, thrift: Thrift, gpu: bool) -> Shares {
     let (rows, smallest) = (sizes.iter().sum::<usize>(), sizes.iter().copied().min().unwrap_or(0));
     let small = pixels <= SMALL;
     let single = thrift.single_rows && !small;
-    let count = if small { rows.div_ceil(ROWS) } else { rows };
-    Shares { count: if single { rows } else { count.min(smallest) }.max(1), side_by_side: small, single }
+    let count = match gpu {
+        true => rows.div_ceil((ON_GPU / pixels.max(1)).clamp(1, MOST_ON_GPU)),
+        false if small => rows.div_ceil(ROWS),
+        false => rows,
+    };
+    Shares { count: if single { rows } else { count.min(smallest) }.max(1), side_by_side: small && !gpu, single }
 }
 
 /// These rows of a tensor.
@@ -117,15 +125,15 @@ pub fn of_batch(
 ) -> Result<(Gradients, f64)> {
     let n = batch.t.len();
     let (_, _, height, width) = batch.noisy.dims4()?;
-    let shares = shares(&[n], height * width, trained.thrift);
+    let shares = shares(&[n], height * width, trained.thrift, !batch.noisy.device().is_cpu());
     let (gradients, losses) = gradients(shares, trained, |i, student| {
         let [rows] = shares.rows([n], i);
         let part = batch.rows(&rows)?;
         let loss = (loss(&part, student)? * (part.t.len() as f64 / n as f64))?;
-        let value = f64::from(loss.to_scalar::<f32>()?);
+        let value = loss.detach();
         Ok((loss, value))
     })?;
-    Ok((gradients, losses.iter().sum()))
+    Ok((gradients, read(&losses)?.into_iter().map(f64::from).sum()))
 }
 
 /// Adds gradients to a sum that has none yet or the same names.
@@ -140,7 +148,7 @@ mod tests {
     #[test]
     fn shares_cover_every_row_once_and_have_rows_of_each_batch() {
         for (sizes, expected) in [(vec![4, 12], 4), (vec![1, 40], 1), (vec![16, 16], 8), (vec![3], 1), (vec![9], 3)] {
-            let shares = shares(&sizes, 256, Thrift::default());
+            let shares = shares(&sizes, 256, Thrift::default(), false);
             assert!(shares.side_by_side);
             assert_eq!(shares.count, expected, "{sizes:?}");
             for size in sizes {
@@ -150,7 +158,7 @@ mod tests {
                 assert!((0..shares.count).all(|i| !rows(i).is_empty()));
             }
         }
-        let large = shares(&[4, 12], 64 * 64, Thrift::default());
+        let large = shares(&[4, 12], 64 * 64, Thrift::default(), false);
         assert_eq!(
             (large.count, large.side_by_side),
             (4, false),
@@ -159,10 +167,25 @@ mod tests {
     }
 
     #[test]
+    fn a_gpu_takes_large_shares_one_after_another() {
+        let of = |sizes: &[usize], side: usize, single_rows| {
+            let shares = shares(sizes, side * side, Thrift { single_rows, ..Thrift::default() }, true);
+            assert!(!shares.side_by_side);
+            shares.count
+        };
+        assert_eq!([of(&[4, 12], 16, false), of(&[16, 16], 64, false), of(&[4, 12], 64, false)], [1, 4, 2]);
+        assert_eq!([of(&[4, 12], 128, false), of(&[4, 12], 64, true), of(&[4, 12], 16, true)], [4, 16, 1]);
+    }
+
+    #[test]
     fn single_rows_are_each_batchs_in_turn() {
         let thrift = Thrift { single_rows: true, ..Thrift::default() };
-        assert_eq!(shares(&[2, 3], 256, thrift), shares(&[2, 3], 256, Thrift::default()), "small latents take little");
-        let shares = shares(&[2, 3], 64 * 64, thrift);
+        assert_eq!(
+            shares(&[2, 3], 256, thrift, false),
+            shares(&[2, 3], 256, Thrift::default(), false),
+            "small latents take little"
+        );
+        let shares = shares(&[2, 3], 64 * 64, thrift, false);
         let rows: Vec<_> = (0..shares.count).map(|i| shares.rows([2, 3], i)).collect();
         assert_eq!(rows, [[0..1, 0..0], [1..2, 0..0], [0..0, 0..1], [0..0, 1..2], [0..0, 2..3]]);
     }

@@ -19,9 +19,11 @@ const SHARE: u64 = 8;
 /// What may be used.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Budget {
-    /// Bytes, all in, as the user limits them; most of the machine's memory otherwise (not of what is free just now: the
+    /// Bytes, all in (on a GPU: of its memory), as the user limits them; most of the machine's memory otherwise (not of what is free just now: the
     /// last bits of a result depend on the choice, and two runs on one machine are to give the same bytes).
     pub limit: Option<u64>,
+    /// Most of the GPU's memory, if the job runs on one; otherwise most of the machine's is what there is.
+    pub gpu: Option<u64>,
 }
 
 /// What is done to save memory, at the price of time.
@@ -55,21 +57,23 @@ impl Need {
         (scored, trained): (u64, u64),
         (height, width): (usize, usize),
     ) -> Self {
-        Self::of(model.bytes() as u64, &model.unet_config, settings, (scored, trained), (height, width))
+        let gpu = !model.device().is_cpu();
+        Self::of(model.bytes() as u64, &model.unet_config, settings, (scored, trained), (height, width), gpu)
     }
 
-    /// The same for a model that is not loaded: `weights` are the bytes of all its parameters.
+    /// The same for a model that is not loaded: `weights` are the bytes of all its parameters, `gpu` whether it would be on one.
     pub fn of(
         weights: u64,
         config: &UnetConfig,
         settings: &Settings,
         (scored, trained): (u64, u64),
         (height, width): (usize, usize),
+        gpu: bool,
     ) -> Self {
         let footprint = Footprint::new(config, (height, width));
         let sizes = [settings.forget_batch, settings.retain_batch];
         let graph = |thrift: Thrift| {
-            let shares = gradient::shares(&sizes, height * width, thrift);
+            let shares = gradient::shares(&sizes, height * width, thrift, gpu);
             // shares side by side may all be in memory; how many are depends on the threads, on which no choice may depend
             let rows = sizes.iter().sum::<usize>().div_ceil(if shares.side_by_side { 1 } else { shares.count }) as u64;
             let per_row = if thrift.checkpointing { footprint.checkpointed() } else { footprint.dense() };
@@ -94,7 +98,7 @@ impl Need {
     /// If the user's limit cannot be met: how much is needed, and what to lower.
     pub fn within(&self, budget: Budget) -> Result<(Thrift, u64)> {
         let ways = || Thrift::ALL.into_iter().zip(self.0);
-        let limit = budget.limit.or_else(planned).unwrap_or(u64::MAX);
+        let limit = budget.limit.or(budget.gpu).or_else(planned).unwrap_or(u64::MAX);
         let least = ways().min_by_key(|(_, need)| *need).unwrap_or_default();
         match ways().find(|(_, need)| *need <= limit) {
             Some(way) => Ok(way),
@@ -193,7 +197,7 @@ mod tests {
     #[test]
     fn the_fastest_way_within_the_limit_is_taken_and_too_low_a_limit_says_what_is_needed() {
         let need = Need([9 << 30, 7 << 30, 6 << 30, 4 << 30]);
-        let under = |gib: u64| need.within(Budget { limit: Some(gib << 30) });
+        let under = |gib: u64| need.within(Budget { limit: Some(gib << 30), gpu: None });
         for (limit, way) in [(u64::MAX >> 30, 0), (9, 0), (8, 1), (7, 1), (6, 2), (5, 3), (4, 3)] {
             assert_eq!(under(limit).unwrap(), (Thrift::ALL[way], need.0[way]), "{limit} GiB");
         }
@@ -204,6 +208,9 @@ mod tests {
         );
         assert!(message.contains("--dtype bf16"), "{message}");
         // where checkpoints save nothing, they are not taken
-        assert_eq!(Need([5, 5, 7, 6]).within(Budget { limit: Some(5) }).unwrap().0, Thrift::default());
+        assert_eq!(Need([5, 5, 7, 6]).within(Budget { limit: Some(5), gpu: None }).unwrap().0, Thrift::default());
+        // on a GPU, its memory counts, unless the user says otherwise
+        let on_gpu = |limit, gpu: u64| need.within(Budget { limit, gpu: Some(gpu << 30) }).unwrap().0;
+        assert_eq!([on_gpu(None, 7), on_gpu(Some(6 << 30), 7), on_gpu(None, 1)], [1, 2, 3].map(|way| Thrift::ALL[way]));
     }
 }

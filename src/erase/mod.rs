@@ -34,7 +34,7 @@ use crate::nn::ParamStore;
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::sd::{Conditions, StableDiffusion, Unet};
 use batch::Loader;
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use memory::{Budget, Need, Thrift};
 use repair::{Embeddings, Repair};
 use settings::ScoreLoss;
@@ -42,7 +42,7 @@ use std::collections::BTreeMap;
 
 /// What an erasure changed and how it went.
 pub struct Outcome {
-    /// New values of every UNet tensor that was trained or trimmed, in f32, by name.
+    /// New values of every UNet tensor that was trained or trimmed, in f32, by name, on the CPU.
     pub changed: BTreeMap<String, Tensor>,
     /// Words that were tried for meaning the concept too, nearest first.
     pub other_words: Vec<OtherWord>,
@@ -166,7 +166,7 @@ pub fn scissorhands(
         };
         let mut forget = sensitivity(&data.forget, &embeddings.forget)?;
         if settings.contrast {
-            forget.contrast(&sensitivity(&data.retain, &embeddings.retain)?);
+            forget.contrast(&sensitivity(&data.retain, &embeddings.retain)?)?;
         }
         forget.scores(&params)?
     };
@@ -210,6 +210,8 @@ pub fn scissorhands(
     let losses = repair.run(&mut stream(3), progress)?;
 
     let names = scopes.train.iter().chain(trim.trimmed.keys());
-    let changed = names.map(|name| Ok((name.clone(), params.get(name)?.detach().copy()?))).collect::<Result<_>>()?;
+    // what is written, and kept in a cache, is in the machine's own memory
+    let host = |tensor: Tensor| if tensor.device().is_cpu() { tensor.copy() } else { tensor.to_device(&Device::Cpu) };
+    let changed = names.map(|name| Ok((name.clone(), host(params.get(name)?.detach())?))).collect::<Result<_>>()?;
     Ok(Outcome { changed, other_words, trim, losses })
 }

@@ -207,7 +207,7 @@ fn probes(forget: &Latents, rows: &[usize], schedule: &Schedule, noise: &mut Gen
 fn predict(model: &StableDiffusion, unet: &Unet, batch: &Batch, texts: &[String]) -> Result<Tensor> {
     let conditions = model.embed(texts)?;
     let (_, _, height, width) = batch.noisy.dims4()?;
-    let shares = gradient::shares(&[texts.len()], height * width, Thrift::default());
+    let shares = gradient::shares(&[texts.len()], height * width, Thrift::default(), !batch.noisy.device().is_cpu());
     let part = |i: usize| {
         let [rows] = shares.rows([texts.len()], i);
         unet.forward(&narrow(&batch.noisy, &rows)?, &batch.t[rows.clone()], &conditions.narrow(&rows)?)

@@ -6,7 +6,7 @@
 //! and `z = g + M'v`. The original code has margin 0.5 and eps 1e-3, which adds at least half a memory to every step
 //! that is projected; margin 0 is the exact projection.
 
-use crate::nn::Gradients;
+use crate::nn::{Gradients, row_sums};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -17,6 +17,9 @@ pub const MAX_MEMORIES: usize = 10;
 /// Inner product over the tensors of `names`, accumulated in f64.
 pub fn dot(a: &Gradients, b: &Gradients, names: &[String]) -> Result<f64> {
     let mut sum = 0.0;
+    if on_gpu(a, names) {
+        return dot_on_gpu(a, b, names);
+    }
     for name in names {
         let (a, b) = (flat(a, name)?, flat(b, name)?);
         let parts: Vec<f64> = a.par_chunks(1 << 14).zip(b.par_chunks(1 << 14)).map(|(a, b)| dot_slices(a, b)).collect();
@@ -25,14 +28,33 @@ pub fn dot(a: &Gradients, b: &Gradients, names: &[String]) -> Result<f64> {
     Ok(sum)
 }
 
+/// Whether these gradients are not in the machine's own memory.
+fn on_gpu(gradients: &Gradients, names: &[String]) -> bool {
+    names.first().and_then(|name| gradients.get(name)).is_some_and(|tensor| !tensor.device().is_cpu())
+}
+
+/// The same where the tensors are: sums over each row in `f32`, over the rows in `f64`. The GPU is waited for once.
+fn dot_on_gpu(a: &Gradients, b: &Gradients, names: &[String]) -> Result<f64> {
+    let mut rows = Vec::with_capacity(names.len());
+    for name in names {
+        rows.push(row_sums(&(of(a, name)? * of(b, name)?)?)?);
+    }
+    if rows.is_empty() {
+        return Ok(0.0);
+    }
+    Ok(Tensor::cat(&rows, 0)?.to_vec1::<f32>()?.into_iter().map(f64::from).sum())
+}
+
 fn dot_slices(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
 }
 
+fn of<'g>(gradients: &'g Gradients, name: &str) -> Result<&'g Tensor> {
+    gradients.get(name).ok_or_else(|| Error::Numeric(format!("{name} is projected but has no gradient")))
+}
+
 fn flat(gradients: &Gradients, name: &str) -> Result<Vec<f32>> {
-    let tensor = gradients.get(name);
-    let tensor = tensor.ok_or_else(|| Error::Numeric(format!("{name} is projected but has no gradient")))?;
-    Ok(tensor.flatten_all()?.to_vec1()?)
+    Ok(of(gradients, name)?.flatten_all()?.to_vec1()?)
 }
 
 /// What a projection did to a step.
@@ -75,6 +97,10 @@ pub fn project(
         }
     }
     projection.v = solve_dual(&gram, &projection.m_dot_g, margin, eps)?;
+    if on_gpu(g, names) {
+        add_on_gpu(g, memories, names, &projection.v)?;
+        return Ok(projection);
+    }
     for name in names {
         let mut z = flat(g, name)?;
         for (memory, v) in memories.iter().zip(&projection.v) {
@@ -87,6 +113,18 @@ pub fn project(
         g.insert(name.clone(), Tensor::from_vec(z, shape, memories[0][name].device())?);
     }
     Ok(projection)
+}
+
+/// `z = g + M'v` where the tensors are.
+fn add_on_gpu(g: &mut Gradients, memories: &[Gradients], names: &[String], v: &[f64]) -> Result<()> {
+    for name in names {
+        let mut z = of(g, name)?.clone();
+        for (memory, v) in memories.iter().zip(v) {
+            z = (z + (of(memory, name)? * *v)?)?;
+        }
+        g.insert(name.clone(), z);
+    }
+    Ok(())
 }
 
 /// `argmin 1/2 v'(P + eps I)v + q'v` over `v >= margin`; `P` is the memories' Gram matrix, `q = Mg`.
@@ -181,6 +219,26 @@ mod tests {
         assert!((done.v[0] - 2.5).abs() < 1e-12 && done.changed());
         assert!(dot(&m, &g, &NAMES()).unwrap().abs() < 1e-6);
         assert_eq!((flat(&g, "a").unwrap(), flat(&g, "b").unwrap()), (vec![0.5], vec![2., 0.5]));
+    }
+
+    #[test]
+    fn on_a_gpu_sums_are_the_same_but_for_rounding() {
+        let random = || -> Gradients {
+            let tensor = |shape: &[usize]| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
+            [("a".to_string(), tensor(&[3001])), ("b".to_string(), tensor(&[40, 96]))].into()
+        };
+        // what is computed there needs no GPU
+        let (a, b) = (random(), random());
+        let (host, gpu) = (dot(&a, &b, &NAMES()).unwrap(), dot_on_gpu(&a, &b, &NAMES()).unwrap());
+        assert!((host - gpu).abs() < 1e-3 * host.abs().max(1.0), "{host} {gpu}");
+        let mut z = a.clone();
+        add_on_gpu(&mut z, &[b.clone(), a.clone()], &NAMES(), &[0.5, 2.0]).unwrap();
+        for name in NAMES() {
+            let expected =
+                flat(&a, &name).unwrap().into_iter().zip(flat(&b, &name).unwrap()).map(|(a, b)| 3.0 * a + 0.5 * b);
+            let close = flat(&z, &name).unwrap().into_iter().zip(expected).all(|(z, e)| (z - e).abs() < 1e-5);
+            assert!(close, "{name}");
+        }
     }
 
     #[test]

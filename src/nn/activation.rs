@@ -1,9 +1,13 @@
 //! Pointwise activations and GEGLU.
 
+#[cfg(feature = "cuda")]
+use super::cuda::activation as on_gpu;
 use super::kernels::activation as kernel;
 use super::kernels::parallel::{chunks, unwritten};
 use super::kernels::storage::{cpu, fused, slice};
 use crate::Result;
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
 
 /// Elements of a parallel block.
@@ -64,6 +68,17 @@ enum Pointwise {
     QuickGelu,
 }
 
+#[cfg(feature = "cuda")]
+impl Pointwise {
+    fn on_gpu(self) -> on_gpu::Kind {
+        match self {
+            Self::Silu => on_gpu::Kind::Silu,
+            Self::Gelu => on_gpu::Kind::Gelu,
+            Self::QuickGelu => on_gpu::Kind::QuickGelu,
+        }
+    }
+}
+
 impl CustomOp1 for Pointwise {
     fn name(&self) -> &'static str {
         match self {
@@ -85,7 +100,16 @@ impl CustomOp1 for Pointwise {
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        on_gpu::forward(self.on_gpu(), x, lx)
+    }
+
     fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        #[cfg(feature = "cuda")]
+        if dy.device().is_cuda() {
+            return Ok(Some(on_gpu::backward(self.on_gpu(), x, &dy.contiguous()?)?));
+        }
         let f = match self {
             Self::Silu => kernel::silu_grad,
             Self::Gelu => kernel::gelu_grad,
@@ -121,7 +145,16 @@ impl CustomOp1 for Geglu {
         Ok((CpuStorage::F32(y), Shape::from(shape)))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        on_gpu::geglu(x, lx)
+    }
+
     fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        #[cfg(feature = "cuda")]
+        if dy.device().is_cuda() {
+            return Ok(Some(on_gpu::geglu_backward(x, &dy.contiguous()?)?));
+        }
         let half = (x.dim(D::Minus1)? / 2).max(1);
         let dy = dy.contiguous()?;
         let ((sx, lx), (sd, ld)) = (x.storage_and_layout(), dy.storage_and_layout());

@@ -4,6 +4,8 @@ use super::kernels::attention as kernel;
 use super::kernels::parallel::unwritten;
 use super::kernels::storage::{cpu, fused, slice};
 use crate::Result;
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Shape, Tensor};
 use std::sync::OnceLock;
 
@@ -20,8 +22,24 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool)
         return reference(q, k, v, heads, causal);
     }
     let shape = kernel::Shape { batch, heads, s, t, d: width / heads, causal };
-    let op = Attention { shape, lse: OnceLock::new() };
+    let op = Attention {
+        shape,
+        lse: OnceLock::new(),
+        #[cfg(feature = "cuda")]
+        lse_there: OnceLock::new(),
+        #[cfg(feature = "cuda")]
+        half: super::cuda::half_attention(),
+    };
     Ok(q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)?)
+}
+
+/// Whether attention on a GPU multiplies in `bf16`, with sums and softmax in `f32`, as is right beside weights kept in `bf16`. Holds
+/// for the process; on the CPU nothing changes.
+pub fn attention_in_bf16(half: bool) {
+    #[cfg(feature = "cuda")]
+    super::cuda::set_half_attention(half);
+    #[cfg(not(feature = "cuda"))]
+    let _ = half;
 }
 
 /// The same by candle's ops: for other types and devices, and what the tests compare with.
@@ -47,6 +65,20 @@ fn reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> 
 struct Attention {
     shape: kernel::Shape,
     lse: OnceLock<Vec<f32>>,
+    /// The same, on a GPU.
+    #[cfg(feature = "cuda")]
+    lse_there: OnceLock<super::cuda::Floats>,
+    /// See [`attention_in_bf16`].
+    #[cfg(feature = "cuda")]
+    half: bool,
+}
+
+#[cfg(feature = "cuda")]
+impl Attention {
+    fn way(&self) -> super::cuda::attention::Way {
+        let kernel::Shape { batch, heads, s, t, d, causal } = self.shape;
+        super::cuda::attention::Way { batch, heads, s, t, d, causal, half: self.half }
+    }
 }
 
 impl CustomOp3 for Attention {
@@ -71,6 +103,21 @@ impl CustomOp3 for Attention {
         Ok((CpuStorage::F32(out), lq.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        q: &CudaStorage,
+        lq: &Layout,
+        k: &CudaStorage,
+        lk: &Layout,
+        v: &CudaStorage,
+        lv: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let (out, lse) = super::cuda::attention::forward(&self.way(), (q, lq), (k, lk), (v, lv))?;
+        let _ = self.lse_there.set(lse); // an op is applied once
+        Ok(out)
+    }
+
     fn bwd(
         &self,
         q: &Tensor,
@@ -79,6 +126,10 @@ impl CustomOp3 for Attention {
         out: &Tensor,
         dout: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if let Some(lse) = self.lse_there.get() {
+            return super::cuda::attention::backward(&self.way(), [q, k, v, out], lse, &dout.contiguous()?);
+        }
         let Some(lse) = self.lse.get() else { candle_core::bail!("attention: backward before forward") };
         let dout = dout.contiguous()?;
         let ((sq, lq), (sk, lk), (sv, lv)) = (q.storage_and_layout(), k.storage_and_layout(), v.storage_and_layout());

@@ -2,6 +2,7 @@
 
 use super::kernels::parallel::{alone, work_alone};
 use super::params::ParamStore;
+use super::total::{read, total};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
@@ -78,14 +79,16 @@ pub fn gather(store: &mut GradStore, params: &ParamStore, sum: &mut Gradients) -
 /// # Errors
 /// Otherwise; the message names the parameter.
 pub fn complete(gradients: Gradients, params: &ParamStore) -> Result<Gradients> {
+    let mut squares = Vec::with_capacity(gradients.len());
     for name in params.vars().keys() {
         let gradient = gradients.get(name);
         let gradient = gradient.ok_or_else(|| Error::Numeric(format!("{name} is trainable but got no gradient")))?;
-        if !gradient.sqr()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
-            return Err(Error::Numeric(format!(
-                "the gradient of {name} is not finite; lower the learning rate or check the model for NaN"
-            )));
-        }
+        squares.push(total(&gradient.sqr()?)?);
     }
-    Ok(gradients)
+    match params.vars().keys().zip(read(&squares)?).find(|(_, square)| !square.is_finite()) {
+        Some((name, _)) => Err(Error::Numeric(format!(
+            "the gradient of {name} is not finite; lower the learning rate or check the model for NaN"
+        ))),
+        None => Ok(gradients),
+    }
 }

@@ -3,6 +3,8 @@
 use super::kernels::parallel::{SharedMut, chunks, tasks, unwritten};
 use super::kernels::storage::{cpu, fused};
 use crate::Result;
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, bail};
 
 /// Elements of one task.
@@ -42,6 +44,17 @@ impl CustomOp2 for Add {
         Ok((CpuStorage::F32(y), la.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        a: &CudaStorage,
+        la: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        super::cuda::combine::add((a, la), (b, lb))
+    }
+
     fn bwd(
         &self,
         a: &Tensor,
@@ -58,7 +71,7 @@ impl CustomOp2 for Add {
 /// # Shape
 /// `(B, C, H, W)` and `(B, D, H, W)` -> `(B, C + D, H, W)`.
 pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if !fused(&[a, b]) || a.rank() != 4 || b.rank() != 4 {
+    if !fused(&[a, b]) || a.rank() != 4 || b.rank() != 4 || a.dim(0)? != b.dim(0)? || a.dims()[2..] != b.dims()[2..] {
         return Ok(Tensor::cat(&[a, b], 1)?);
     }
     Ok(a.contiguous()?.apply_op2(&b.contiguous()?, Concat)?)
@@ -93,6 +106,17 @@ impl CustomOp2 for Concat {
             sample[x..].copy_from_slice(&b[i * y..][..y]);
         });
         Ok((CpuStorage::F32(out), Shape::from((n, c + d, h, w))))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        a: &CudaStorage,
+        la: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        super::cuda::combine::concat((a, la), (b, lb))
     }
 
     fn bwd(

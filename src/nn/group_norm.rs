@@ -5,6 +5,8 @@ use super::kernels::parallel::{SharedMut, sum_parts, tasks, unwritten};
 use super::kernels::storage::{cpu, fused, slice};
 use super::params::ParamPath;
 use crate::Result;
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Shape, Tensor};
 use std::sync::OnceLock;
 
@@ -51,7 +53,14 @@ pub fn group_norm(
     if !divides || weight.dims() != [channels] || bias.dims() != [channels] || !fused(&[x, weight, bias]) {
         return reference(x, weight, bias, groups, eps, with_silu);
     }
-    let op = Normalise { groups, eps, silu: with_silu, stats: OnceLock::new() };
+    let op = Normalise {
+        groups,
+        eps,
+        silu: with_silu,
+        stats: OnceLock::new(),
+        #[cfg(feature = "cuda")]
+        stats_there: OnceLock::new(),
+    };
     Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?)
 }
 
@@ -75,6 +84,16 @@ struct Normalise {
     silu: bool,
     /// `mean, rstd` of every sample and group, from the forward pass.
     stats: OnceLock<Vec<f32>>,
+    /// The same, on a GPU.
+    #[cfg(feature = "cuda")]
+    stats_there: OnceLock<super::cuda::Floats>,
+}
+
+#[cfg(feature = "cuda")]
+impl Normalise {
+    fn way(&self) -> super::cuda::group_norm::Way {
+        super::cuda::group_norm::Way { groups: self.groups, eps: self.eps, silu: self.silu }
+    }
 }
 
 impl CustomOp3 for Normalise {
@@ -110,6 +129,21 @@ impl CustomOp3 for Normalise {
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        w: &CudaStorage,
+        lw: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let (y, stats) = super::cuda::group_norm::forward(self.way(), (x, lx), (w, lw), (b, lb))?;
+        let _ = self.stats_there.set(stats);
+        Ok(y)
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -118,6 +152,10 @@ impl CustomOp3 for Normalise {
         _: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if let Some(stats) = self.stats_there.get() {
+            return super::cuda::group_norm::backward(self.way(), [x, weight, bias], stats, &dy.contiguous()?);
+        }
         let Some(stats) = self.stats.get() else { candle_core::bail!("group_norm: backward before forward") };
         let dy = dy.contiguous()?;
         let ((sx, lx), (sw, lw)) = (x.storage_and_layout(), weight.storage_and_layout());

@@ -5,6 +5,8 @@ use super::kernels::parallel::{chunks, sum_parts, unwritten};
 use super::kernels::storage::{cpu, fused, slice};
 use super::params::ParamPath;
 use crate::Result;
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Shape, Tensor};
 
 /// A layer norm with the checkpoint's `weight` and `bias` `(features)`.
@@ -37,7 +39,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     if !fits || !fused(&[x, weight, bias]) {
         return reference(x, weight, bias, eps);
     }
-    Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Normalise { eps })?)
+    Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Normalise::new(eps))?)
 }
 
 /// The same by candle's ops: for other types and devices, and what the tests compare with.
@@ -52,6 +54,9 @@ fn reference(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Ten
 /// dy` over the rows. The statistics of a row are computed again in the backward pass.
 struct Normalise {
     eps: f64,
+    /// On a GPU, where they are kept: `mean, rstd` of every row.
+    #[cfg(feature = "cuda")]
+    stats: std::sync::OnceLock<super::cuda::Floats>,
 }
 
 /// Rows of a parallel block of about 16 K elements.
@@ -60,6 +65,14 @@ fn block_rows(features: usize) -> usize {
 }
 
 impl Normalise {
+    fn new(eps: f64) -> Self {
+        Self {
+            eps,
+            #[cfg(feature = "cuda")]
+            stats: Default::default(),
+        }
+    }
+
     fn weight_grads(&self, x: &[f32], dy: &[f32], n: usize) -> (Vec<f32>, Vec<f32>) {
         let block = 4 * block_rows(n) * n;
         let mut partial = vec![0.0; x.len().div_ceil(block) * 2 * n];
@@ -96,6 +109,21 @@ impl CustomOp3 for Normalise {
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        w: &CudaStorage,
+        lw: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let (y, stats) = super::cuda::layer_norm::forward(self.eps, (x, lx), (w, lw), (b, lb))?;
+        let _ = self.stats.set(stats); // an op is applied once
+        Ok(y)
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -105,6 +133,10 @@ impl CustomOp3 for Normalise {
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if let Some(stats) = self.stats.get() {
+            return super::cuda::layer_norm::backward([x, weight, bias], stats, &dy);
+        }
         let ((sx, lx), (sw, lw), (sd, ld)) =
             (x.storage_and_layout(), weight.storage_and_layout(), dy.storage_and_layout());
         let (values, w, dy) = (slice(&sx, lx)?, slice(&sw, lw)?, slice(&sd, ld)?);

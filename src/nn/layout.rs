@@ -1,8 +1,11 @@
 //! Feature maps to tokens and back, and a vector added to every pixel.
 
 use super::kernels::parallel::{chunks, unwritten};
+use super::kernels::storage::fused;
 use crate::Result;
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Shape, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor, bail};
 
 /// Pixels as tokens.
 ///
@@ -24,7 +27,7 @@ pub fn from_tokens(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
 
 /// `(B, M, N)` -> `(B, N, M)`, contiguous.
 fn swap(x: &Tensor) -> Result<Tensor> {
-    if x.dtype() == DType::F32 && x.device().is_cpu() {
+    if fused(&[x]) {
         return Ok(x.contiguous()?.apply_op1(Swap)?);
     }
     Ok(x.transpose(1, 2)?.contiguous()?)
@@ -57,6 +60,11 @@ impl CustomOp1 for Swap {
         Ok((CpuStorage::F32(dst), Shape::from((b, n, m))))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        super::cuda::layout::swap(x, layout)
+    }
+
     /// The transpose of a transpose.
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         Ok(Some(grad.contiguous()?.apply_op1_no_bwd(&Swap)?))
@@ -69,7 +77,7 @@ impl CustomOp1 for Swap {
 /// `x` `(B, C, H, W)`, `e` `(B, C)` -> `(B, C, H, W)`.
 pub fn add_per_channel(x: &Tensor, e: &Tensor) -> Result<Tensor> {
     let (b, c, _, _) = x.dims4()?;
-    if x.dtype() != DType::F32 || !x.device().is_cpu() {
+    if !fused(&[x, e]) {
         return Ok(x.broadcast_add(&e.reshape((b, c, 1, 1))?)?);
     }
     if e.dims() != [b, c] {
@@ -111,6 +119,17 @@ impl CustomOp2 for AddPerChannel {
             }
         });
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        e: &CudaStorage,
+        le: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        super::cuda::layout::add_per_channel((x, lx), (e, le))
     }
 
     /// `dx = dy`; `de` sums `dy` over the pixels.

@@ -7,6 +7,8 @@ use super::kernels::storage::{cpu, cpu_weight, fused_with, slice, weight as weig
 use super::kernels::values::Values;
 use super::params::ParamPath;
 use crate::Result;
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
 /// A linear layer with the checkpoint's `weight` `(out, in)` and, where it has one, `bias` `(out)`.
@@ -85,6 +87,10 @@ impl Product {
     }
 
     fn backward(x: &Tensor, weight: &Tensor, dy: &Tensor) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if dy.device().is_cuda() {
+            return super::cuda::linear::backward(x, weight, dy);
+        }
         let (outputs, inputs) = weight.dims2()?;
         let rows = x.elem_count() / inputs.max(1);
         let ((sx, lx), (sw, lw), (sd, ld)) =
@@ -119,6 +125,17 @@ impl CustomOp2 for Product {
         Ok(Self::forward(cpu(x, lx)?, cpu_weight(w, lw)?, None, lx, lw))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        w: &CudaStorage,
+        lw: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        super::cuda::linear::forward((x, lx), (w, lw), None)
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -147,6 +164,19 @@ impl CustomOp3 for Product {
         Ok(Self::forward(cpu(x, lx)?, cpu_weight(w, lw)?, Some(cpu(b, lb)?), lx, lw))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        w: &CudaStorage,
+        lw: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        super::cuda::linear::forward((x, lx), (w, lw), Some((b, lb)))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -157,6 +187,12 @@ impl CustomOp3 for Product {
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
         let (dx, dw) = Self::backward(x, w, &dy)?;
+        #[cfg(feature = "cuda")]
+        if dy.device().is_cuda() {
+            let width = bias.elem_count();
+            let db = bias.track_op().then(|| super::cuda::linear::column_sums(&dy, width)).transpose()?;
+            return Ok((dx, dw, db));
+        }
         let db = if bias.track_op() {
             let mut db = vec![0.0; bias.elem_count()];
             let (sd, ld) = dy.storage_and_layout();

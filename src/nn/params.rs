@@ -20,6 +20,9 @@ pub struct ParamStore {
     shapes: Option<Arc<Mutex<Shapes>>>,
 }
 
+/// Where a store without parameters is.
+static CPU: Device = Device::Cpu;
+
 /// Names and shapes of parameters.
 pub type Shapes = BTreeMap<String, Vec<usize>>;
 
@@ -87,6 +90,11 @@ impl ParamStore {
     /// Every parameter, in order of name.
     pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
         &self.tensors
+    }
+
+    /// Where the parameters are.
+    pub fn device(&self) -> &Device {
+        self.tensors.values().next().map_or(&CPU, Tensor::device)
     }
 
     /// Bytes of all parameters together.
@@ -256,6 +264,6 @@ impl ParamPath<'_> {
         if elements.is_none_or(|n| n > isize::MAX as usize / 4) {
             return Err(does_not_fit(&report));
         }
-        Ok(Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)?)
+        Ok(Tensor::zeros((), DType::F32, self.loader.store.device())?.broadcast_as(shape)?)
     }
 }

@@ -3,7 +3,7 @@
 
 use super::kernels::parallel::shares;
 use crate::Result;
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -32,17 +32,26 @@ pub(super) fn assumed_rows() -> Option<usize> {
     ASSUMED.get()
 }
 
-/// `f(rows)` for every `size` rows of `0..count`, side by side, joined along the first dimension. The cut depends on the
-/// sizes alone.
+/// `f(rows)` for every `size` rows of `0..count`, joined along the first dimension: side by side on the CPU, one after another on
+/// a GPU, which a few rows keep busy. The cut depends on the sizes alone.
 ///
 /// # Errors
 /// The first of `f`'s errors, in the order of the rows.
-pub fn by_rows(count: usize, size: usize, f: impl Fn(Range<usize>) -> Result<Tensor> + Send + Sync) -> Result<Tensor> {
+pub fn by_rows(
+    device: &Device,
+    count: usize,
+    size: usize,
+    f: impl Fn(Range<usize>) -> Result<Tensor> + Send + Sync,
+) -> Result<Tensor> {
     let size = size.max(1);
     if count <= size {
         return f(0..count);
     }
-    let parts = side_by_side(count.div_ceil(size), |i| f(i * size..((i + 1) * size).min(count)))?;
+    let (parts, part) = (count.div_ceil(size), |i: usize| f(i * size..((i + 1) * size).min(count)));
+    let parts = match device.is_cpu() {
+        true => side_by_side(parts, part)?,
+        false => (0..parts).map(part).collect::<Result<_>>()?,
+    };
     Ok(Tensor::cat(&parts, 0)?)
 }
 
@@ -63,9 +72,9 @@ mod tests {
     #[test]
     fn rows_are_joined_in_order_and_the_first_error_wins() {
         let x = Tensor::arange(0f32, 22., &Device::Cpu).unwrap().reshape((11, 2)).unwrap();
-        let doubled = by_rows(11, 3, |rows| Ok((x.narrow(0, rows.start, rows.len())? * 2.0)?)).unwrap();
+        let doubled = by_rows(&Device::Cpu, 11, 3, |rows| Ok((x.narrow(0, rows.start, rows.len())? * 2.0)?)).unwrap();
         assert_eq!(doubled.to_vec2::<f32>().unwrap(), (x * 2.0).unwrap().to_vec2::<f32>().unwrap());
-        let failed = by_rows(11, 3, |rows| Err(Error::usage(format!("rows from {}", rows.start))));
+        let failed = by_rows(&Device::Cpu, 11, 3, |rows| Err(Error::usage(format!("rows from {}", rows.start))));
         assert_eq!(failed.unwrap_err().to_string(), "rows from 0");
     }
 }

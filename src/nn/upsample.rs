@@ -3,6 +3,8 @@
 use super::kernels::parallel::{chunks, unwritten};
 use super::kernels::storage::{cpu, fused, slice};
 use crate::Result;
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 /// Doubles height and width, each pixel four times.
@@ -41,9 +43,18 @@ impl CustomOp1 for Nearest {
         Ok((CpuStorage::F32(y), Shape::from((b, c, 2 * h, 2 * w))))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        super::cuda::upsample::forward(x, layout)
+    }
+
     fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let (_, _, h, w) = x.dims4()?;
         let dy = dy.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if dy.device().is_cuda() {
+            return Ok(Some(super::cuda::upsample::backward(x, &dy)?));
+        }
         let (storage, layout) = dy.storage_and_layout();
         let dy = slice(&storage, layout)?;
         let mut dx = unwritten(dy.len() / 4);

@@ -193,9 +193,10 @@ impl Classifier {
     /// One number for each label, before a sigmoid.
     ///
     /// # Shape
-    /// `(B, 3, H, W)` in -1 to 1 -> `(B, labels)`.
+    /// `(B, 3, H, W)` in -1 to 1, on any device -> `(B, labels)`.
     pub fn logits(&self, pixels: &Tensor) -> Result<Tensor> {
-        let mut h = max_pool(&self.embedder.forward(pixels)?)?;
+        let pixels = pixels.to_device(self.embedder.scale.device())?;
+        let mut h = max_pool(&self.embedder.forward(&pixels)?)?;
         for layer in &self.layers {
             h = layer.forward(&h)?;
         }

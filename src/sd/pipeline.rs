@@ -12,10 +12,20 @@ use std::sync::Arc;
 const NOT_FINITE: &str = "the model's picture became NaN or infinite: its configs may not fit its weights, or the guidance \
                           scale is much too large; lower --guidance-scale, or download the model again";
 
+/// Latents of up to this side are tiny: on the CPU, 32 pictures at a time are fastest. Larger ones are made one by one.
+const TINY: usize = 16;
+/// Pictures of tiny latents made at a time.
+const TOGETHER: usize = 32;
 /// Latents of up to so many pixels are small.
 const SMALL: usize = 32 * 32;
 /// Small pictures that a thread makes at a time.
 const SHARE: usize = 4;
+/// Pixels of latents that a GPU takes through the UNet at a time (twice as many with guidance): 16 pictures of SD 1.x.
+const ON_GPU: usize = 16 * 64 * 64;
+/// Of these, that it decodes at a time: two pictures of SD 1.x, in less than 2 GiB.
+const DECODED_ON_GPU: usize = 2 * 64 * 64;
+/// More pictures than this at a time make a GPU no faster.
+const MOST_ON_GPU: usize = 64;
 /// Prompts that a text encoder takes at a time.
 const EMBEDDED: usize = 64;
 
@@ -95,6 +105,21 @@ impl StableDiffusion {
         Ok(Conditions { context, added: Some(added) })
     }
 
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        self.unet_params.device()
+    }
+
+    /// How many pictures a job should ask for at a time.
+    pub fn together(&self) -> usize {
+        let side = self.latent_size();
+        match self.device().is_cpu() {
+            true if side <= TINY => TOGETHER,
+            true => 1,
+            false => on_gpu(ON_GPU, side * side),
+        }
+    }
+
     /// Bytes of all networks' parameters.
     pub fn bytes(&self) -> usize {
         let second = self.second.as_ref().map_or(0, |second| second.text_encoder.bytes());
@@ -137,7 +162,7 @@ impl StableDiffusion {
         if prompts.len() > share {
             let texts = |texts: &[S]| texts.iter().map(|text| text.as_ref().to_string()).collect::<Vec<_>>();
             let (prompts, negatives) = (texts(prompts), texts(negatives));
-            return by_rows(prompts.len(), share, |rows| {
+            return by_rows(self.device(), prompts.len(), share, |rows| {
                 self.sample_latents(unet, options, &prompts[rows.clone()], &negatives[rows.clone()], &seeds[rows])
             });
         }
@@ -145,7 +170,7 @@ impl StableDiffusion {
         let mut streams: Vec<Generator> = seeds.iter().map(|seed| Generator::new(*seed)).collect();
         let mut draw = |_: &[usize]| -> Result<Tensor> {
             let rows = streams.iter_mut().map(|s| s.randn_tensor(&shape, &Device::Cpu)).collect::<Result<Vec<_>>>()?;
-            Ok(Tensor::cat(&rows, 0)?)
+            Ok(Tensor::cat(&rows, 0)?.to_device(self.device())?)
         };
         let start = draw(&[])?;
         let pixels = |latent: usize| latent * self.vae.downsampling();
@@ -185,17 +210,40 @@ impl StableDiffusion {
     /// Pictures `(B, 3, H, W)` in about -1 to 1, each depending on its own latent alone.
     pub fn decode_latents(&self, latents: &Tensor) -> Result<Tensor> {
         let (batch, _, height, width) = latents.dims4()?;
-        let latents = (latents / self.vae.scaling_factor())?;
-        let share = self.share(height * width);
+        let latents = (latents.to_device(self.device())? / self.vae.scaling_factor())?;
+        let share = match self.device().is_cpu() {
+            true => self.share(height * width),
+            false => on_gpu(DECODED_ON_GPU, height * width),
+        };
         let assumed = if share == SHARE { SHARE } else { 1 };
-        by_rows(batch, share, |rows| {
+        by_rows(self.device(), batch, share, |rows| {
             assuming_rows(assumed, || self.vae.decode(&latents.narrow(0, rows.start, rows.len())?))
         })
     }
 
     /// How many pictures one thread takes through the whole network: few where pictures are small, so that they stay in
-    /// the core's cache; all where one picture is work enough for all threads.
+    /// the core's cache; all where one picture is work enough for all threads. A GPU takes as many as its memory should hold.
     fn share(&self, pixels: usize) -> usize {
-        if pixels <= SMALL { SHARE } else { usize::MAX }
+        match self.device().is_cpu() {
+            true if pixels <= SMALL => SHARE,
+            true => usize::MAX,
+            false => on_gpu(ON_GPU, pixels),
+        }
+    }
+}
+
+/// How many latents of `pixels` there are in `all`, at least one.
+fn on_gpu(all: usize, pixels: usize) -> usize {
+    (all / pixels.max(1)).clamp(1, MOST_ON_GPU)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_takes_fewer_of_larger_pictures() {
+        let at = |side: usize| (on_gpu(ON_GPU, side * side), on_gpu(DECODED_ON_GPU, side * side));
+        assert_eq!([16, 32, 64, 96, 128, 1024].map(at), [(64, 32), (64, 8), (16, 2), (7, 1), (4, 1), (1, 1)]);
     }
 }

@@ -3,7 +3,7 @@
 use super::encoder::{Activation, CLIP, EncoderLayer, Sizes, check_layers, check_sizes};
 use crate::nn::{LayerNorm, Linear, ParamStore};
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use serde::Deserialize;
 
 /// `text_encoder/config.json`.
@@ -128,7 +128,7 @@ impl TextEncoder {
 
     /// The mean of some tokens' embeddings before the first layer, `(1, hidden)`.
     pub fn mean_token(&self, ids: &[u32]) -> Result<Tensor> {
-        let index = Tensor::new(ids, &Device::Cpu)?;
+        let index = Tensor::new(ids, self.token_embedding.device())?;
         Ok(self.token_embedding.index_select(&index, 0)?.to_dtype(DType::F32)?.mean_keepdim(0)?)
     }
 
@@ -171,7 +171,7 @@ impl TextEncoder {
                 self.config.vocab_size
             )));
         }
-        let index = Tensor::from_vec(flat, batch * length, &Device::Cpu)?;
+        let index = Tensor::from_vec(flat, batch * length, self.token_embedding.device())?;
         let tokens = self.token_embedding.index_select(&index, 0)?.to_dtype(DType::F32)?;
         let tokens = tokens.reshape((batch, length, ()))?;
         let mut x = tokens.broadcast_add(&self.position_embedding.narrow(0, 0, length)?)?; // (B, L, hidden)

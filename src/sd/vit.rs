@@ -120,7 +120,9 @@ impl Vit {
     /// # Shape
     /// `(B, 3, image_size, image_size)`, prepared as the model's preprocessor says -> `(B, labels)`.
     pub fn logits(&self, pixels: &Tensor) -> Result<Tensor> {
-        by_rows(pixels.dim(0)?, super::clip::share(self.width), |rows| {
+        let device = self.patches.device();
+        let pixels = pixels.to_device(device)?;
+        by_rows(device, pixels.dim(0)?, super::clip::share(self.width, device), |rows| {
             let mut x = self.patches.forward(&pixels.narrow(0, rows.start, rows.len())?)?; // (B, T, hidden)
             for layer in &self.layers {
                 x = layer.forward(&x)?;

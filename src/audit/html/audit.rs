@@ -145,6 +145,7 @@ impl AuditReport<'_> {
             ("width", cell(format!("{}, {}", size(s.selection.width), of_row(Column::Size)))),
             ("height", cell(format!("{}, {}", size(s.selection.height), of_row(Column::Size)))),
             ("weights in memory", cell(&s.dtype)),
+            ("device", cell(super::settings::device(&s.device, s.tf32))),
             ("vector instructions", cell(&s.instructions)),
         ];
         for (model, sampler) in self.summary.models.iter().zip(&s.scheduler) {

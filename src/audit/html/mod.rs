@@ -20,6 +20,7 @@ pub mod words;
 
 pub use audit::AuditReport;
 pub use compare::CompareReport;
+pub use settings::device;
 pub use weights::changes;
 
 use super::{Move, Report, Shown, Verification};

@@ -32,6 +32,11 @@ fn flags(command: &str) -> Markup {
     html! { (program) @for part in parts { " " span.flag { "--" (part) } } }
 }
 
+/// What computed, in words.
+pub fn device(name: &str, tf32: bool) -> String {
+    format!("{name}{}", if tf32 { ", f32 matrices multiplied in TF32" } else { "" })
+}
+
 fn hash(text: &str) -> Markup {
     html! { code.hash { (text) } }
 }
@@ -50,6 +55,7 @@ fn run(r: &EraseReport<'_>) -> Markup {
         ("preset", cell(&report.preset)),
         ("seed", cell(report.seed.to_string())),
         ("weights in memory", cell(report.dtype)),
+        ("device", cell(device(&report.device, report.tf32))),
         ("program", cell(format!("erase-concept {}", report.version))),
         ("report's layout", cell(report.schema)),
     ];

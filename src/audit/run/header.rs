@@ -41,6 +41,11 @@ pub struct PromptsRecord {
     pub skipped: Vec<Malformed>,
 }
 
+/// Where all was computed before there was a choice.
+fn cpu() -> String {
+    "cpu".into()
+}
+
 /// How pictures are made and kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SettingsRecord {
@@ -50,6 +55,12 @@ pub struct SettingsRecord {
     pub steps: usize,
     /// The type in which weights are kept.
     pub dtype: String,
+    /// What computes: `cpu`, or the kind and the model of the GPU. Others round differently.
+    #[serde(default = "cpu")]
+    pub device: String,
+    /// Whether `f32` matrices are multiplied in TF32.
+    #[serde(default)]
+    pub tf32: bool,
     /// Vector instructions of the processor: others round differently.
     pub instructions: String,
     /// Which rows are drawn, and how where they do not say.
@@ -152,6 +163,8 @@ pub(super) mod tests {
                 scheduler: vec!["ddim".into()],
                 steps: 30,
                 dtype: "f32".into(),
+                device: "cpu".into(),
+                tf32: false,
                 instructions: "avx2".into(),
                 selection: Selection {
                     seed: 0,

@@ -83,7 +83,8 @@ pub struct AuditArgs {
     /// Do not listen to what rows say of these, comma-separated: seed, guidance, size
     #[arg(long, value_delimiter = ',', value_name = "COLUMN,...", help_heading = "Sampling")]
     pub ignore: Vec<String>,
-    /// Pictures drawn at a time; changes no byte [default: 32 if they are small, else 1]
+    /// Pictures drawn at a time; changes no byte on the CPU, on a GPU the last bits [default: 32 if they are small, else 1; on a
+    /// GPU as many as keep it busy]
     #[arg(long, value_name = "N", help_heading = "Running")]
     pub batch_size: Option<usize>,
     /// How to run, shared by all jobs.

@@ -7,6 +7,7 @@ mod options;
 pub use options::Options;
 
 use super::ExitCode;
+use super::checks::open;
 use super::output::Display;
 use super::stopwatch::Stopwatch;
 use crate::audit::run::{
@@ -14,7 +15,7 @@ use crate::audit::run::{
     read_shards, render, shots, write_results,
 };
 use crate::checkpoint::{OutputFolder, Precision, write_file_atomic};
-use crate::nn::Instructions;
+use crate::nn::{ComputeDevice, Instructions};
 use crate::progress::{Event, Progress};
 use crate::sd::{SampleOptions, StableDiffusion};
 use crate::{Error, Result};
@@ -23,11 +24,6 @@ use options::{MergeOptions, RunOptions};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-
-/// Latents of up to this side are small: 32 pictures at a time are fastest.
-const SMALL: usize = 16;
-/// Pictures of small latents drawn at a time.
-const TOGETHER: usize = 32;
 
 /// Makes what is missing, counts, and says so; exit code 1 if a limit is missed.
 pub fn run(options: &Options, display: &mut Display) -> Result<ExitCode> {
@@ -39,11 +35,12 @@ pub fn run(options: &Options, display: &mut Display) -> Result<ExitCode> {
 
 fn audit(options: &RunOptions, display: &mut Display) -> Result<ExitCode> {
     let mut watch = Stopwatch::new(display);
+    let compute = open(options.device, options.tf32, &mut watch)?;
     let subjects = subjects(options, &mut watch)?;
     let frames: Vec<_> = subjects.iter().map(|subject| subject.frame.clone()).collect();
     let set = PromptSet::read(&options.prompts, &options.selection, &frames, options.strict)?;
-    let counters = counters(&subjects)?;
-    let header = header(options, &subjects, &set, &counters);
+    let counters = counters(&subjects, &compute)?;
+    let header = header(options, &compute, &subjects, &set, &counters);
     check(&options.limits, &header)?;
     notes(&set, &mut watch);
     let (mut manifest, damaged) = Manifest::open(&options.output, &header)?;
@@ -68,12 +65,11 @@ fn audit(options: &RunOptions, display: &mut Display) -> Result<ExitCode> {
         if pending.is_empty() {
             continue;
         }
-        let loaded = load(subject, options, &mut watch)?;
+        let loaded = load(subject, options, &compute, &mut watch)?;
         say_what_is_cut(&set, &loaded.model, &mut watch)?;
         folders(options, &header, number)?;
         let name = format!("rendering: {}", subject.record.name);
         watch.event(Event::Stage { name: &name, steps: pending.len() });
-        let small = loaded.model.latent_size() <= SMALL;
         let work = Work {
             folder: &options.output,
             header: &header,
@@ -87,7 +83,7 @@ fn audit(options: &RunOptions, display: &mut Display) -> Result<ExitCode> {
                 eta: 0.0,
                 size: None,
             },
-            batch: options.batch_size.unwrap_or(if small { TOGETHER } else { 1 }),
+            batch: options.batch_size.unwrap_or(loaded.model.together()),
             counters: &counters,
         };
         render(&work, &pending, &mut manifest, &mut watch).inspect_err(|e| {
@@ -100,7 +96,7 @@ fn audit(options: &RunOptions, display: &mut Display) -> Result<ExitCode> {
     let (header, entries) = manifest.complete(&order)?;
     let summary = write_results(&options.output, &header, &entries)?;
     if made || !options.output.join("run.json").exists() {
-        write_run(&options.output, &watch, options.precision)?;
+        write_run(&options.output, &watch, options.precision, &compute)?;
     }
     finish(&summary, &header, &options.output, &options.limits, display)
 }
@@ -113,7 +109,7 @@ fn merge(options: &MergeOptions, display: &mut Display) -> Result<ExitCode> {
     let folder = OutputFolder::create(&options.output, options.overwrite)?;
     let entries = shards.write(folder.path(), &mut watch)?;
     let summary = write_results(folder.path(), &shards.header, &entries)?;
-    write_run(folder.path(), &watch, Precision::default())?;
+    write_run(folder.path(), &watch, Precision::default(), &ComputeDevice::cpu())?;
     watch.event(Event::Stage { name: "moving the result into place", steps: 1 });
     folder.commit()?;
     watch.event(Event::Step { loss: None });
@@ -121,7 +117,13 @@ fn merge(options: &MergeOptions, display: &mut Display) -> Result<ExitCode> {
 }
 
 /// Everything that the pictures depend on.
-fn header(options: &RunOptions, subjects: &[Subject], set: &PromptSet, counters: &[Counter]) -> Header {
+fn header(
+    options: &RunOptions,
+    compute: &ComputeDevice,
+    subjects: &[Subject],
+    set: &PromptSet,
+    counters: &[Counter],
+) -> Header {
     Header {
         schema: crate::audit::run::MANIFEST_SCHEMA.into(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -131,6 +133,8 @@ fn header(options: &RunOptions, subjects: &[Subject], set: &PromptSet, counters:
             scheduler: subjects.iter().map(|subject| subject.sampler.to_string()).collect(),
             steps: options.steps,
             dtype: options.precision.name().into(),
+            device: compute.name().into(),
+            tf32: compute.tf32(),
             instructions: Instructions::used().name().into(),
             selection: options.selection.clone(),
             images: options.images,
@@ -189,9 +193,10 @@ fn folders(options: &RunOptions, header: &Header, number: usize) -> Result<()> {
 }
 
 /// `run.json`: dates, times, memory; the only file that differs between equal audits.
-fn write_run(folder: &Path, watch: &Stopwatch<'_>, precision: Precision) -> Result<()> {
+fn write_run(folder: &Path, watch: &Stopwatch<'_>, precision: Precision, compute: &ComputeDevice) -> Result<()> {
     let path = folder.join("run.json");
-    let mut text = serde_json::to_string_pretty(&watch.record(precision)).map_err(|e| Error::file(&path, e))?;
+    let mut text =
+        serde_json::to_string_pretty(&watch.record(precision, compute)).map_err(|e| Error::file(&path, e))?;
     text.push('\n');
     write_file_atomic(&path, text.as_bytes())
 }

@@ -3,9 +3,10 @@
 use super::options::RunOptions;
 use crate::audit::ClassifierDetector;
 use crate::audit::run::{Counter, Frame, ModelRecord, UsedDetector};
-use crate::checkpoint::{LoadedModel, Loading, ModelFiles, base_sha256, load_classifier, load_model_with};
+use crate::checkpoint::{LoadedModel, Loading, ModelFiles, base_sha256, load_classifier_on, load_model_with};
 use crate::cli::checks::model_name;
 use crate::diffusion::{Sampler, Schedule, SchedulerConfig, timesteps};
+use crate::nn::ComputeDevice;
 use crate::progress::{Event, Progress};
 use crate::{Error, Result, hub};
 
@@ -54,9 +55,9 @@ fn free_name(name: &str, taken: &[Subject]) -> String {
 }
 
 /// What looks at the pictures of all models: the classifier that lies beside the first that has one.
-pub fn counters(subjects: &[Subject]) -> Result<Vec<Counter>> {
+pub fn counters(subjects: &[Subject], compute: &ComputeDevice) -> Result<Vec<Counter>> {
     for subject in subjects {
-        if let Some((classifier, sha256)) = load_classifier(&subject.files)? {
+        if let Some((classifier, sha256)) = load_classifier_on(&subject.files, compute.device())? {
             let detector = Box::new(ClassifierDetector::beside(classifier, sha256));
             return Ok(vec![Counter { key: CLASSIFIER.into(), detector }]);
         }
@@ -76,11 +77,16 @@ pub fn used(counters: &[Counter]) -> Vec<UsedDetector> {
 }
 
 /// Loads a model, which must be what was hashed.
-pub fn load(subject: &Subject, options: &RunOptions, progress: &mut dyn Progress) -> Result<LoadedModel> {
+pub fn load(
+    subject: &Subject,
+    options: &RunOptions,
+    compute: &ComputeDevice,
+    progress: &mut dyn Progress,
+) -> Result<LoadedModel> {
     let name = format!("loading {}", subject.record.name);
     progress.event(Event::Stage { name: &name, steps: 1 });
     let exact = |_: &str| false;
-    let loading = Loading { precision: options.precision, exact: &exact, beside: None };
+    let loading = Loading { precision: options.precision, exact: &exact, beside: None, device: compute.device() };
     let loaded = load_model_with(&subject.files, &loading)?;
     if loaded.base_sha256 != subject.record.sha256 {
         return Err(Error::file(subject.files.describe(""), "the model's files changed meanwhile; run again"));

@@ -3,9 +3,10 @@
 use super::args::{AuditArgs, AuditJob, MergeArgs};
 use crate::audit::run::{Column, Limit, Selection, Shard};
 use crate::checkpoint::Precision;
-use crate::cli::checks::{at_least_one, check_output, precision};
+use crate::cli::checks::{at_least_one, check_output, device, precision};
 use crate::cli::options::Sampling;
 use crate::hub::Lookup;
+use crate::nn::DeviceChoice;
 use crate::{Error, Result};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -53,6 +54,10 @@ pub struct RunOptions {
     pub batch_size: Option<usize>,
     /// How weights are kept in memory.
     pub precision: Precision,
+    /// What computes.
+    pub device: DeviceChoice,
+    /// Whether `f32` matrices are multiplied in TF32 there.
+    pub tf32: bool,
 }
 
 /// A merge.
@@ -119,6 +124,8 @@ impl TryFrom<&AuditArgs> for RunOptions {
             sampling,
             batch_size: args.batch_size.map(|batch| at_least_one("--batch-size", batch)).transpose()?,
             precision: precision(&args.run)?,
+            device: device(&args.run)?,
+            tf32: args.run.tf32,
         })
     }
 }

@@ -3,12 +3,12 @@
 pub mod args;
 
 use super::ExitCode;
-use super::checks::{at_least_one, check_output, model_name, precision};
+use super::checks::{at_least_one, check_output, device, model_name, open, precision};
 use super::evidence::write_json;
 use super::options::Sampling;
 use super::output::Display;
 use super::stopwatch::Stopwatch;
-use crate::audit::html::CompareReport;
+use crate::audit::html::{self, CompareReport};
 use crate::audit::run::{Frame, PromptSet, Selection, Wanted, draw};
 use crate::audit::{
     DRIFT_DEFINITION, Drawn, Grid, GridRow, Infotext, Move, averaged_down, by_prompt, encode_png, mean, moves_of,
@@ -16,6 +16,7 @@ use crate::audit::{
 use crate::checkpoint::{Loading, ModelFiles, OutputFolder, Precision, load_model_with, write_file};
 use crate::diffusion::Sampler;
 use crate::hub::Lookup;
+use crate::nn::{ComputeDevice, DeviceChoice};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::sd::SampleOptions;
 use crate::{Error, Result, hub};
@@ -28,8 +29,6 @@ use std::path::{Path, PathBuf};
 const GUIDANCE_SCALE: f64 = 7.5;
 /// Denoising steps where the user says nothing.
 const STEPS: usize = 30;
-/// Pictures of small latents drawn at a time.
-const TOGETHER: usize = 32;
 /// Pictures of each model in the grid.
 const IN_GRID: usize = 64;
 
@@ -45,6 +44,8 @@ pub struct Options {
     output: PathBuf,
     overwrite: bool,
     precision: Precision,
+    device: DeviceChoice,
+    tf32: bool,
 }
 
 /// Where prompts come from.
@@ -77,6 +78,8 @@ impl TryFrom<&CompareArgs> for Options {
             output,
             overwrite: args.overwrite,
             precision: precision(&args.run)?,
+            device: device(&args.run)?,
+            tf32: args.run.tf32,
             models,
         })
     }
@@ -108,6 +111,7 @@ struct Side {
 /// Draws, compares, and writes grid, page and numbers.
 pub fn run(options: &Options, display: &mut Display) -> Result<ExitCode> {
     let mut watch = Stopwatch::new(display);
+    let compute = open(options.device, options.tf32, &mut watch)?;
     let mut files = Vec::new();
     for model in &options.models {
         let found = hub::find(model, &options.lookup, &mut watch)?;
@@ -121,10 +125,10 @@ pub fn run(options: &Options, display: &mut Display) -> Result<ExitCode> {
     let folder = OutputFolder::create(&options.output, options.overwrite)?;
     let mut sides = Vec::new();
     for (files, name) in files.iter().zip(names) {
-        sides.push(side(options, files, name, &asked, folder.path(), &mut watch)?);
+        sides.push(side(options, &compute, files, name, &asked, folder.path(), &mut watch)?);
     }
-    let result = write(options, &asked, &sides, folder.path())?;
-    write_json(&folder.path().join("run.json"), &watch.record(options.precision))?;
+    let result = write(options, &compute, &asked, &sides, folder.path())?;
+    write_json(&folder.path().join("run.json"), &watch.record(options.precision, &compute))?;
     watch.event(Event::Stage { name: "moving the result into place", steps: 1 });
     folder.commit()?;
     watch.event(Event::Step { loss: None });
@@ -183,6 +187,7 @@ fn asked(options: &Options, frames: &[Frame], progress: &mut dyn Progress) -> Re
 /// All pictures of one model, which are written as they come.
 fn side(
     options: &Options,
+    compute: &ComputeDevice,
     files: &ModelFiles,
     name: String,
     asked: &[Asked],
@@ -191,7 +196,8 @@ fn side(
 ) -> Result<Side> {
     progress.event(Event::Stage { name: &format!("loading {name}"), steps: 1 });
     let exact = |_: &str| false;
-    let loaded = load_model_with(files, &Loading { precision: options.precision, exact: &exact, beside: None })?;
+    let loading = Loading { precision: options.precision, exact: &exact, beside: None, device: compute.device() };
+    let loaded = load_model_with(files, &loading)?;
     progress.event(Event::Step { loss: None });
     let model = &loaded.model;
     let sampling = SampleOptions {
@@ -204,10 +210,10 @@ fn side(
     let images_folder = folder.join("images").join(&name);
     std::fs::create_dir_all(&images_folder).map_err(Error::io(&images_folder))?;
     progress.event(Event::Stage { name: &format!("rendering: {name}"), steps: asked.len() });
-    let (unet, together) = (model.unet()?, if model.latent_size() <= 16 { TOGETHER } else { 1 });
+    let unet = model.unet()?;
     let mut images = Vec::with_capacity(asked.len());
     let alike = |a: &Asked, b: &Asked| a.size == b.size && a.guidance_scale == b.guidance_scale;
-    for batch in asked.chunk_by(alike).flat_map(|alike| alike.chunks(together)) {
+    for batch in asked.chunk_by(alike).flat_map(|alike| alike.chunks(model.together())) {
         check_interrupted()?;
         let wanted: Vec<Wanted<'_>> = batch.iter().map(Asked::wanted).collect();
         for (asked, image) in batch.iter().zip(draw(model, &unet, &sampling, &wanted)?) {
@@ -232,7 +238,7 @@ fn side(
 }
 
 /// Writes `grid.png`, `report.html` and `compare.json`; returns what the last holds.
-fn write(options: &Options, asked: &[Asked], sides: &[Side], folder: &Path) -> Result<Value> {
+fn write(options: &Options, compute: &ComputeDevice, asked: &[Asked], sides: &[Side], folder: &Path) -> Result<Value> {
     let [a, b] = sides else { return Err(Error::usage("two models are compared")) };
     let drawn = |side: &Side| -> Vec<Drawn> {
         let drawn = |(asked, image): (&Asked, &RgbImage)| Drawn {
@@ -264,6 +270,7 @@ fn write(options: &Options, asked: &[Asked], sides: &[Side], folder: &Path) -> R
         ("scheduler", samplers),
         ("guidance", guidance(asked)),
         ("weights in memory", options.precision.name().to_string()),
+        ("device", html::device(compute.name(), compute.tf32())),
     ];
     let page = CompareReport {
         names: [&a.name, &b.name],
@@ -289,6 +296,8 @@ fn write(options: &Options, asked: &[Asked], sides: &[Side], folder: &Path) -> R
         "models": [model(a), model(b)],
         "steps": steps,
         "dtype": options.precision.name(),
+        "device": compute.name(),
+        "tf32": compute.tf32(),
         "definition": DRIFT_DEFINITION,
         "mean": all,
         "prompts": prompts,

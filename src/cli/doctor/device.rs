@@ -1,42 +1,22 @@
 //! The device that is tested or timed, and what goes there.
 
 use crate::checkpoint::{Precision, load_component, load_model};
-use crate::nn::ParamStore;
+use crate::nn::{DeviceChoice, ParamStore};
 use crate::sd::{StableDiffusion, TextEncoder, Vae};
-use crate::{Error, Result, hub};
+use crate::{Result, hub};
 use candle_core::{DType, Device};
 use std::sync::Arc;
 
-/// Opens `cpu`, `cuda` or `cuda:N`; without a name, the first GPU.
+/// Opens the device of this name; without one (or with `auto`) the first NVIDIA GPU.
 ///
 /// # Errors
 /// If there is no such device, or this build cannot use it.
 pub(super) fn open(name: Option<&str>) -> Result<Device> {
-    let name = name.unwrap_or("cuda").to_lowercase();
-    let number = match name.split_once(':') {
-        None => Some(0),
-        Some((_, number)) => number.parse().ok(),
+    let choice = match name.map(str::parse).transpose()? {
+        None | Some(DeviceChoice::Auto) => DeviceChoice::Cuda(0),
+        Some(choice) => choice,
     };
-    match (name.split(':').next(), number) {
-        (Some("cpu"), _) if name == "cpu" => Ok(Device::Cpu),
-        (Some("auto"), _) if name == "auto" => cuda(0),
-        (Some("cuda"), Some(number)) => cuda(number),
-        _ => Err(Error::usage(format!("--device {name} is not a device; choose cuda, cuda:N or cpu"))),
-    }
-}
-
-fn cuda(number: usize) -> Result<Device> {
-    if !cfg!(feature = "cuda") {
-        return Err(Error::usage(
-            "this program was built for the CPU only, so there is no GPU to test; build it with scripts/build-cuda.sh (or \
-             cargo build --release --features cuda), or say --device cpu to see the same checks on the CPU",
-        ));
-    }
-    Device::new_cuda_with_stream(number).map_err(|error| {
-        Error::usage(format!(
-            "--device cuda:{number} cannot be used: {error}; nvidia-smi lists the GPUs of this machine"
-        ))
-    })
+    Ok(choice.open(false)?.device().clone())
 }
 
 /// What the device is called.

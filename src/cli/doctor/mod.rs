@@ -1,6 +1,7 @@
 //! `erase-concept doctor`: what this program finds on this machine, what fits, and what would not work.
 
 mod device;
+mod devices;
 mod gpu_bench;
 mod gpu_test;
 mod models;
@@ -13,7 +14,9 @@ use super::output::Display;
 use crate::diffusion::Sampler;
 use crate::erase::memory;
 use crate::nn::Instructions;
+use crate::nn::device::{Gpu, planned_memory};
 use crate::{Result, checkpoint, hub, sd};
+use devices::Devices;
 use models::Fit;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -34,7 +37,8 @@ struct Report {
     rustc: &'static str,
     target: &'static str,
     features: Vec<&'static str>,
-    devices: Vec<&'static str>,
+    #[serde(flatten)]
+    devices: Devices,
     processor: Option<String>,
     threads: usize,
     instructions: Kernels,
@@ -42,6 +46,9 @@ struct Report {
     hub_cache: Option<HubCache>,
     disk: Disk,
     models: Vec<Fit>,
+    /// The same on the first GPU, within its memory.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    gpu_models: Vec<Fit>,
     self_test_seconds: Option<f64>,
     /// What works, but less well than it could.
     warnings: Vec<String>,
@@ -139,7 +146,10 @@ fn examine() -> Result<Report> {
         warnings.push("a debug build, many times slower; build with --release".into());
     }
     let memory = memory(&mut warnings, &mut problems);
-    let models = models::fits(memory.planned_bytes.unwrap_or(u64::MAX))?;
+    let models = models::fits(memory.planned_bytes.unwrap_or(u64::MAX), false)?;
+    let devices = devices::find(&mut warnings);
+    let on_gpu = |gpu: &Gpu| models::fits(planned_memory((gpu.free_bytes, gpu.total_bytes)), true);
+    let gpu_models = devices.gpus.first().map(on_gpu).transpose()?.unwrap_or_default();
     if let Some(smallest) = models.first().filter(|fit| !fit.bf16.fits) {
         warnings.push(format!(
             "too little memory to erase from {} (at least {}); use a larger machine, or the demo model",
@@ -177,7 +187,7 @@ fn examine() -> Result<Report> {
         rustc: env!("ERASE_CONCEPT_RUSTC"),
         target: env!("ERASE_CONCEPT_TARGET"),
         features: env!("ERASE_CONCEPT_FEATURES").split(',').filter(|name| !name.is_empty()).collect(),
-        devices: vec!["cpu"],
+        devices,
         processor: system::processor(),
         threads: rayon::current_num_threads(),
         instructions: kernels,
@@ -185,6 +195,7 @@ fn examine() -> Result<Report> {
         hub_cache,
         disk: Disk { path, writable: writable.is_ok(), free_bytes: free },
         models,
+        gpu_models,
         self_test_seconds: self_test.ok(),
         warnings,
         problems,
@@ -246,11 +257,12 @@ fn text(r: &Report) -> String {
     let mut rows = vec![
         ("program", format!("erase-concept {}, candle {}, rustc {}, {}", r.version, r.candle, r.rustc, r.target)),
         ("features", list(&r.features)),
-        ("devices", list(&r.devices)),
         ("processor", format!("{}, {} threads", r.processor.as_deref().unwrap_or("unknown"), r.threads)),
         ("kernels", format!("{} (the best of this processor: {})", r.instructions.used, r.instructions.best)),
         ("memory", format!("{}, {} free", or(r.memory.total_bytes), or(r.memory.available_bytes))),
     ];
+    let devices = 2; // behind the program and its features
+    rows.splice(devices..devices, r.devices.rows(bytes));
     if let Some(limit) = r.memory.limit_bytes {
         rows.push(("", format!("{} allowed by the control group", bytes(limit))));
     }
@@ -266,13 +278,20 @@ fn text(r: &Report) -> String {
     let time = |seconds: f64| format!("the demo model runs ({seconds:.1} s to load it and draw)");
     rows.push(("self-test", r.self_test_seconds.map_or_else(|| "failed".into(), time)));
     let mut out = table(&rows);
-    out.push_str("\nMemory to erase from a model, from the least (slower) to that of full speed:\n");
-    for fit in &r.models {
-        let one = |m: &models::Memory| {
-            let fits = if m.fits { "fits" } else { "does not fit" };
-            format!("{} to {}, {fits}", bytes(m.least_bytes), bytes(m.fastest_bytes))
-        };
-        out.push_str(&format!("  {:<26} f32: {}; bf16: {}\n", fit.name, one(&fit.f32), one(&fit.bf16)));
+    for (place, models) in [("", &r.models), (" on the GPU", &r.gpu_models)] {
+        if models.is_empty() {
+            continue;
+        }
+        out.push_str(&format!(
+            "\nMemory to erase from a model{place}, from the least (slower) to that of full speed:\n"
+        ));
+        for fit in models {
+            let one = |m: &models::Memory| {
+                let fits = if m.fits { "fits" } else { "does not fit" };
+                format!("{} to {}, {fits}", bytes(m.least_bytes), bytes(m.fastest_bytes))
+            };
+            out.push_str(&format!("  {:<26} f32: {}; bf16: {}\n", fit.name, one(&fit.f32), one(&fit.bf16)));
+        }
     }
     for (what, lines) in [("warning", &r.warnings), ("problem", &r.problems)] {
         for line in lines {

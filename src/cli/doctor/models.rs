@@ -81,16 +81,17 @@ fn families() -> [Family; 3] {
     ]
 }
 
-/// What the default erasure takes for each family that this program knows, and whether it fits in `limit` bytes.
+/// What the default erasure takes for each family that this program knows, and whether it fits in `limit` bytes (of a GPU's memory
+/// if `gpu`).
 ///
 /// # Errors
 /// If the default settings make no sense.
-pub(super) fn fits(limit: u64) -> Result<Vec<Fit>> {
+pub(super) fn fits(limit: u64, gpu: bool) -> Result<Vec<Fit>> {
     let settings = Settings::preset("balanced")?;
-    Ok(families().iter().filter_map(|family| fit(family, &settings, limit).ok()).collect())
+    Ok(families().iter().filter_map(|family| fit(family, &settings, limit, gpu).ok()).collect())
 }
 
-fn fit(family: &Family, settings: &Settings, limit: u64) -> Result<Fit> {
+fn fit(family: &Family, settings: &Settings, limit: u64, gpu: bool) -> Result<Fit> {
     let config = UnetConfig::from_json(&family.unet.to_string())?;
     let recorder = ParamStore::recorder();
     Unet::new(&config, &recorder)?;
@@ -103,9 +104,9 @@ fn fit(family: &Family, settings: &Settings, limit: u64) -> Result<Fit> {
     let bf16: u64 = sizes().map(|(name, shape, n)| if halved(name, shape) { 2 * n } else { 4 * n }).sum();
     let side = config.sample_size.unwrap_or(64);
     let memory = |weights: u64| {
-        let need = Need::of(weights, &config, settings, scope, (side, side));
+        let need = Need::of(weights, &config, settings, scope, (side, side), gpu);
         let (fastest_bytes, least_bytes) = need.range();
-        Memory { fastest_bytes, least_bytes, fits: need.within(Budget { limit: Some(limit) }).is_ok() }
+        Memory { fastest_bytes, least_bytes, fits: need.within(Budget { limit: Some(limit), gpu: None }).is_ok() }
     };
     let parameters = count(&|_| true) + family.others;
     Ok(Fit {
@@ -123,7 +124,7 @@ mod tests {
 
     #[test]
     fn parameters_are_those_of_the_real_models() {
-        let fits = fits(9 << 30).unwrap();
+        let fits = fits(9 << 30, false).unwrap();
         let known = [
             ("Stable Diffusion 1.4, 1.5", 859_520_964 + VIT_L + VAE),
             ("Stable Diffusion 2.1", 865_910_724 + VIT_H + VAE),
@@ -138,6 +139,10 @@ mod tests {
             );
             assert_eq!(fit.f32.fits, fit.f32.least_bytes <= 9 << 30, "{fit:?}");
         }
+        // a GPU takes more rows together, and as little where memory is short
+        let on_gpu = super::fits(9 << 30, true).unwrap();
+        assert!(on_gpu[0].f32.fastest_bytes > fits[0].f32.fastest_bytes, "{on_gpu:?}");
+        assert_eq!(on_gpu[0].f32.least_bytes, fits[0].f32.least_bytes);
         // README's measured figure for a job of this size, about
         assert!((5 << 30..12 << 30).contains(&fits[0].f32.least_bytes), "{fits:?}");
     }

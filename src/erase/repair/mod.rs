@@ -13,9 +13,10 @@ use super::project::project;
 use super::settings::Settings;
 use crate::Result;
 use crate::diffusion::{Generator, Schedule};
-use crate::nn::{Gradients, ParamStore};
+use crate::nn::{Gradients, ParamStore, read};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::sd::{Conditions, Unet, UnetConfig};
+use candle_core::Tensor;
 use objective::{Part, Term};
 use serde::{Deserialize, Serialize};
 
@@ -148,7 +149,7 @@ impl Repair<'_> {
     ) -> Result<(Gradients, StepRecord)> {
         let sizes = [f.t.len(), r.t.len()];
         let (_, _, height, width) = f.noisy.dims4()?;
-        let shares = gradient::shares(&sizes, height * width, self.thrift);
+        let shares = gradient::shares(&sizes, height * width, self.thrift, !f.noisy.device().is_cpu());
         let retain = self.retain_conditions(r)?;
         let (gradients, parts) = gradient::gradients(shares, self.trained(student), |i, student| {
             let [rows_f, rows_r] = shares.rows(sizes, i);
@@ -168,9 +169,9 @@ impl Repair<'_> {
             self.loss(student, &parts, &targets)
         })?;
         let mut record = StepRecord::default();
-        for (retain, forget) in parts {
-            record.retain += retain;
-            record.forget += forget;
+        let (terms, values): (Vec<bool>, Vec<Tensor>) = parts.into_iter().flatten().unzip();
+        for (forget, value) in terms.into_iter().zip(read(&values)?) {
+            *(if forget { &mut record.forget } else { &mut record.retain }) += value;
         }
         Ok((gradients, record))
     }

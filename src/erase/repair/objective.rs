@@ -76,32 +76,26 @@ impl Repair<'_> {
         Ok(targets)
     }
 
-    /// A share's part of the repair loss, in one pass, and of its retain and forget terms.
+    /// A share's part of the repair loss, in one pass, and its terms: whether each is the forget term, and its value.
     pub(super) fn loss(
         &self,
         student: &Student<'_>,
         parts: &[Part],
         targets: &[Tensor],
-    ) -> Result<(Tensor, (f32, f32))> {
+    ) -> Result<(Tensor, Vec<(bool, Tensor)>)> {
         let s = self.settings;
         let (x, t) = joined(&parts.iter().collect::<Vec<_>>())?;
         let texts: Vec<&Conditions> = parts.iter().map(|part| &part.conditions).collect();
         let prediction = student.predict(&x, &t, &Conditions::cat(&texts)?)?;
-        let (mut loss, mut found, mut first) = (None, (0.0, 0.0), 0);
+        let (mut loss, mut found, mut first) = (None, Vec::with_capacity(parts.len()), 0);
         for (part, target) in parts.iter().zip(targets) {
             let mse = self.weighted_mse(&prediction.narrow(0, first, part.rows())?, target, &part.batch.t)?;
             let term = (mse * (part.rows() as f64 / part.of as f64))?;
             first += part.rows();
-            let value = term.to_scalar::<f32>()?;
+            found.push((matches!(part.term, Term::Forget { .. }), term.detach()));
             let weighted = match part.term {
-                Term::Retain => {
-                    found.0 = value;
-                    term
-                }
-                Term::Forget { .. } => {
-                    found.1 = value;
-                    (term * if s.forget_term == ForgetTerm::Anchor { s.lambda } else { -s.lambda })?
-                }
+                Term::Retain => term,
+                Term::Forget { .. } => (term * if s.forget_term == ForgetTerm::Anchor { s.lambda } else { -s.lambda })?,
             };
             loss = Some(match loss {
                 Some(loss) => (weighted + loss)?,

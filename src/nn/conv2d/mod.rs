@@ -13,12 +13,16 @@ mod kernel;
 mod tests;
 mod winograd;
 
+#[cfg(feature = "cuda")]
+use super::cuda::conv2d as on_gpu;
 use super::kernels::parallel::unwritten;
 use super::kernels::storage::{cpu, cpu_weight, fused_with, slice, weight as weight_values};
 use super::kernels::values::Values;
 use super::params::ParamPath;
 use super::rows::assumed_rows;
 use crate::Result;
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use kernel::Kernel;
 use std::borrow::Cow;
@@ -169,6 +173,22 @@ impl Geometry {
         self.out_height() * self.out_width()
     }
 
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self) -> on_gpu::Geometry {
+        let [inputs, height, width, kernel, stride, padding, out_height, out_width] = [
+            self.inputs,
+            self.height,
+            self.width,
+            self.kernel,
+            self.stride,
+            self.padding,
+            self.out_height(),
+            self.out_width(),
+        ]
+        .map(|n| n as i32);
+        on_gpu::Geometry { inputs, height, width, kernel, stride, padding, out_height, out_width }
+    }
+
     /// Elements of one sample that goes in.
     fn in_sample(&self) -> usize {
         self.inputs * self.height * self.width
@@ -243,6 +263,10 @@ impl Convolution {
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let g = &self.geometry;
+        #[cfg(feature = "cuda")]
+        if dy.device().is_cuda() {
+            return on_gpu::backward(&g.on_gpu(), x, weight, dy);
+        }
         let ((sx, lx), (sw, lw), (sd, ld)) =
             (x.storage_and_layout(), weight.storage_and_layout(), dy.storage_and_layout());
         let (values, w, dy) = (slice(&sx, lx)?, weight_values(&sw, lw)?, slice(&sd, ld)?);
@@ -285,6 +309,17 @@ impl CustomOp2 for Convolution {
         Ok(self.forward(cpu(x, lx)?, cpu_weight(w, lw)?, None))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        w: &CudaStorage,
+        lw: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        on_gpu::forward(&self.geometry.on_gpu(), (x, lx), (w, lw), None)
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -313,6 +348,19 @@ impl CustomOp3 for Convolution {
         Ok(self.forward(cpu(x, lx)?, cpu_weight(w, lw)?, Some(cpu(b, lb)?)))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        w: &CudaStorage,
+        lw: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        on_gpu::forward(&self.geometry.on_gpu(), (x, lx), (w, lw), Some((b, lb)))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -323,6 +371,10 @@ impl CustomOp3 for Convolution {
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
         let (dx, dw) = self.backward(x, w, &dy)?;
+        #[cfg(feature = "cuda")]
+        if dy.device().is_cuda() {
+            return Ok((dx, dw, bias.track_op().then(|| on_gpu::bias_gradient(&dy)).transpose()?));
+        }
         let db = if bias.track_op() {
             // pixels first, in order, so that any number of threads gives the same sum
             Some(dy.flatten_from(2)?.sum(2)?.sum(0)?)

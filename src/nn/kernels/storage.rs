@@ -3,14 +3,19 @@
 use super::values::Values;
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 
-/// Whether the fused `f32` CPU kernels apply to all of these.
+/// Whether there are kernels for this tensor's device.
+fn at_home(x: &Tensor) -> bool {
+    x.device().is_cpu() || cfg!(feature = "cuda") && x.device().is_cuda()
+}
+
+/// Whether the fused `f32` kernels apply to all of these.
 pub fn fused(tensors: &[&Tensor]) -> bool {
-    tensors.iter().all(|x| x.dtype() == DType::F32 && x.device().is_cpu())
+    tensors.iter().all(|x| x.dtype() == DType::F32 && at_home(x))
 }
 
 /// As [`fused`], for operands that are multiplied by a `weight`, which may be `bf16` as long as it is frozen.
 pub fn fused_with(weight: &Tensor, others: &[&Tensor]) -> bool {
-    let halved = weight.dtype() == DType::BF16 && weight.device().is_cpu() && !weight.track_op();
+    let halved = weight.dtype() == DType::BF16 && at_home(weight) && !weight.track_op();
     fused(others) && (halved || fused(&[weight]))
 }
 

@@ -4,7 +4,7 @@ use super::config::ClipVisionConfig;
 use crate::nn::{Conv2d, LayerNorm, Linear, ParamPath, ParamStore, by_rows, to_tokens};
 use crate::sd::encoder::{CLIP, EncoderLayer, Sizes, check_picture_encoder, check_sizes};
 use crate::{Error, Result};
-use candle_core::{D, Tensor};
+use candle_core::{D, Device, Tensor};
 
 /// A picture as tokens: its class, then its patches, each with its place added.
 pub(in crate::sd) struct Patches {
@@ -32,6 +32,11 @@ impl Patches {
     pub(in crate::sd) fn count(image_size: usize, patch_size: usize) -> Result<usize> {
         check_sizes(&[("image_size", image_size, 1 << 13), ("patch_size", patch_size, image_size)])?;
         Ok((image_size / patch_size).pow(2))
+    }
+
+    /// Where the weights are.
+    pub(in crate::sd) fn device(&self) -> &Device {
+        self.class.device()
     }
 
     /// Shape: `(B, C, H, W)` -> `(B, 1 + patches, hidden)`.
@@ -128,7 +133,9 @@ impl ClipVision {
     /// # Shape
     /// `(B, 3, image_size, image_size)`, prepared as the model's preprocessor says -> `(B, projection)`.
     pub fn features(&self, pixels: &Tensor) -> Result<Tensor> {
-        by_rows(pixels.dim(0)?, share(self.width), |rows| {
+        let device = self.patches.device();
+        let pixels = pixels.to_device(device)?;
+        by_rows(device, pixels.dim(0)?, share(self.width, device), |rows| {
             let mut x = self.patches.forward(&pixels.narrow(0, rows.start, rows.len())?)?; // (B, T, hidden)
             x = self.pre_layrnorm.forward(&x)?;
             for layer in &self.layers {
@@ -140,7 +147,11 @@ impl ClipVision {
     }
 }
 
-/// How many pictures one thread takes through the whole network.
-pub(in crate::sd) fn share(width: usize) -> usize {
-    if width <= 256 { 4 } else { 8 }
+/// How many pictures one thread takes through the whole network; a GPU takes what it is given, up to a number.
+pub(in crate::sd) fn share(width: usize, device: &Device) -> usize {
+    match device.is_cpu() {
+        true if width <= 256 => 4,
+        true => 8,
+        false => 64,
+    }
 }

@@ -6,7 +6,7 @@
 //! At most one piece's graph is in memory. Nothing before the first trainable parameter is computed again.
 
 use super::{AddedConditions, Stage, Unet};
-use crate::nn::{Gradients, ParamStore, complete, gather, on_deep_stack};
+use crate::nn::{Gradients, ParamStore, complete, gather, on_deep_stack, total};
 use crate::sd::Conditions;
 use crate::{Error, Result};
 use candle_core::{Tensor, Var};
@@ -116,7 +116,7 @@ impl Tape<'_> {
         }
         if let Some(dtemb) = cotangents.temb {
             let temb = self.unet.embed(&self.t, self.added.as_ref(), dtemb.device())?;
-            let mut store = (temb * dtemb)?.sum_all()?.backward()?;
+            let mut store = total(&(temb * dtemb)?)?.backward()?;
             gather(&mut store, params, sum)?;
         }
         Ok(())
@@ -141,10 +141,10 @@ impl Tape<'_> {
         let mut skips = vec![self.temb.clone(); piece.before - taken.len()];
         skips.extend(taken.iter().cloned());
         let out = self.unet.run(piece.stage, &h, &temb, &self.context, &mut skips)?;
-        let mut scalar = (&out * &cotangents.h)?.sum_all()?;
+        let mut scalar = total(&(&out * &cotangents.h)?)?;
         for (skip, gradient) in skips.iter().zip(&mut cotangents.skips).take(piece.after).skip(piece.before) {
             if let Some(gradient) = gradient.take() {
-                scalar = (scalar + (skip * gradient)?.sum_all()?)?;
+                scalar = (scalar + total(&(skip * gradient)?)?)?;
             }
         }
         drop((out, skips));

@@ -6,7 +6,7 @@ use crate::cli::doctor::device::{allow_tf32, demo_on, moved_as, peak, reset_peak
 use crate::diffusion::{Generator, Sampler};
 use crate::erase::Scope;
 use crate::erase::student::{Predictor, Student};
-use crate::nn::{Gradients, ParamStore};
+use crate::nn::{Gradients, ParamStore, attention_in_bf16};
 use crate::progress::check_interrupted;
 use crate::sd::{Conditions, SampleOptions, TextEncoder, Unet, UnetConfig, Vae};
 use crate::{Error, Result, hub};
@@ -193,8 +193,10 @@ fn wait(x: &Tensor) -> Result<()> {
 
 fn timed(device: &Device, piece: &Piece, mode: Mode, run: &mut dyn FnMut() -> Result<()>) -> Measured {
     allow_tf32(mode == Mode::Tf32);
+    attention_in_bf16(mode == Mode::Bf16);
     let found = catch_unwind(AssertUnwindSafe(|| median(device, run)));
     allow_tf32(false);
+    attention_in_bf16(false);
     let found = found.unwrap_or_else(|_| Err(Error::Numeric("panicked".into())));
     let (seconds, peak_bytes, error) = match found {
         Ok((seconds, peak)) => (Some(seconds), peak, None),

@@ -7,7 +7,7 @@ use crate::concept::Concept;
 use crate::diffusion::{Generator, Sampler};
 use crate::erase::{self, Data, Outcome, Scope, Settings};
 use crate::hub;
-use crate::nn::{Gradients, ParamStore, backward};
+use crate::nn::{Gradients, ParamStore, attention_in_bf16, backward};
 use crate::progress::Silent;
 use crate::sd::{SampleOptions, TextEncoder, Unet, UnetConfig, Vae};
 use crate::{Error, Result};
@@ -126,7 +126,8 @@ fn unet(device: &Device, precision: Precision, tf32: bool) -> Result<Found> {
     };
     let operands = [x, context, noise];
     allow_tf32(tf32);
-    let _reset = Tf32;
+    attention_in_bf16(precision == Precision::Bf16);
+    let _reset = Exact;
     let (got, gradients) = predict(&unet, &params, &operands)?;
     let mut found = Found { forward: Some(error(&got, &exact)?), ..Found::default() };
     for (name, exact) in &exact_gradients {
@@ -145,12 +146,13 @@ fn unet(device: &Device, precision: Precision, tf32: bool) -> Result<Found> {
     Ok(found)
 }
 
-/// Switches TF32 off when the check ends, whatever its end.
-struct Tf32;
+/// Products are exact again when the check ends, whatever its end.
+struct Exact;
 
-impl Drop for Tf32 {
+impl Drop for Exact {
     fn drop(&mut self) {
         allow_tf32(false);
+        attention_in_bf16(false);
     }
 }
 

@@ -3,8 +3,8 @@
 use super::check::{Check, Operand, of, op};
 use crate::Result;
 use crate::nn::{
-    add, add_per_channel, attention, concat_channels, conv2d, from_tokens, geglu, gelu, group_norm, layer_norm, linear,
-    quick_gelu, silu, to_tokens, upsample_nearest2x,
+    add, add_per_channel, attention, attention_in_bf16, concat_channels, conv2d, from_tokens, geglu, gelu, group_norm,
+    layer_norm, linear, quick_gelu, silu, to_tokens, upsample_nearest2x,
 };
 use candle_core::Tensor;
 
@@ -185,7 +185,14 @@ fn attentions() -> Vec<Check> {
         };
         let (q, k) = (of([batch, s, heads * d]).scaled(2.0), of([batch, t, heads * d]));
         let name = format!("{what}, {heads} x {d}");
-        checks.push(op(&name, &[q, k.clone(), k], F32, move |x| attention(&x[0], &x[1], &x[2], heads, causal)));
+        let operands = [q, k.clone(), k];
+        checks.push(op(&name, &operands, F32, move |x| attention(&x[0], &x[1], &x[2], heads, causal)));
+        checks.push(op(&format!("{name}, bf16"), &operands, BF16, move |x| {
+            attention_in_bf16(true);
+            let y = attention(&x[0], &x[1], &x[2], heads, causal);
+            attention_in_bf16(false);
+            y
+        }));
     }
     // scores of more than 100: what is not the largest vanishes, and nothing overflows; a score's rounding shows in its exponential
     let sharp = [of([1, 70, 32]).scaled(40.0), of([1, 90, 32]), of([1, 90, 32])];

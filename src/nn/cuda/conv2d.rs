@@ -1,0 +1,207 @@
+//! Convolutions as products with columns: `y = W X + b`, `dX = W^T dy` gathered back onto the input, `dW = sum of dy X^T`.
+
+use super::*;
+use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
+use candle_core::{CudaStorage, Layout, Shape};
+
+/// Columns of up to so many bytes at a time: what a product reads shall still lie in the cache.
+const COLUMNS: usize = 32 << 20;
+
+/// Sizes of a convolution, as the kernels have them.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Geometry {
+    pub inputs: i32,
+    pub height: i32,
+    pub width: i32,
+    pub kernel: i32,
+    pub stride: i32,
+    pub padding: i32,
+    pub out_height: i32,
+    pub out_width: i32,
+}
+
+// SAFETY: plain numbers in C's layout, as `struct Geometry` of convolution.cu.
+unsafe impl DeviceRepr for Geometry {}
+
+impl Geometry {
+    fn taps(&self) -> usize {
+        (self.inputs * self.kernel * self.kernel) as usize
+    }
+
+    fn in_sample(&self) -> usize {
+        self.inputs as usize * self.height as usize * self.width as usize
+    }
+
+    fn pixels(&self) -> usize {
+        self.out_height as usize * self.out_width as usize
+    }
+
+    /// Whether the columns are the input itself.
+    fn is_product(&self) -> bool {
+        (self.kernel, self.stride, self.padding) == (1, 1, 0)
+    }
+
+    /// Images and rows of the result that are worked on at a time.
+    fn shares(&self, batch: usize, bytes: usize) -> (usize, usize) {
+        let row = self.taps() * self.out_width as usize * bytes;
+        let rows = (COLUMNS / row.max(1)).clamp(1, self.out_height as usize);
+        if rows < self.out_height as usize {
+            return (1, rows);
+        }
+        ((COLUMNS / (row * rows).max(1)).clamp(1, batch.max(1)), rows)
+    }
+}
+
+/// The columns of some images, and of some rows of the result, as a matrix for each image.
+struct Columns {
+    _memory: Option<(Option<Floats>, Option<Halves>)>,
+    matrix: Matrix,
+}
+
+impl Columns {
+    /// `x`: the first of the images.
+    fn new(gpu: &Gpu, g: &Geometry, x: u64, images: usize, (row, rows): (usize, usize), half: bool) -> Result<Self> {
+        let pixels = rows * g.out_width as usize;
+        let len = images * g.taps() * pixels;
+        let (floats, halves) = match half {
+            true => (None, Some(gpu.halves(len)?)),
+            false => (Some(gpu.floats(len)?), None),
+        };
+        let at = match (&floats, &halves) {
+            (Some(floats), _) => gpu.address(floats),
+            (_, Some(halves)) => gpu.address(halves),
+            _ => 0,
+        };
+        let name = if half { Name::ColumnsBf16 } else { Name::ColumnsF32 };
+        let grid = over(g.inputs as usize * pixels, images);
+        launch!(gpu, name, grid, x, at, *g, row as i32, rows as i32)?;
+        let matrix = Matrix { at, half, line: pixels, transposed: false, apart: g.taps() * pixels };
+        Ok(Self { _memory: Some((floats, halves)), matrix })
+    }
+}
+
+/// `x` `(B, in, H, W)`, `w` `(out, in, k, k)`, `bias` `(out)` -> `(B, out, H', W')`.
+pub fn forward(
+    g: &Geometry,
+    (x, lx): (&CudaStorage, &Layout),
+    (w, lw): (&CudaStorage, &Layout),
+    bias: Option<(&CudaStorage, &Layout)>,
+) -> Result<(CudaStorage, Shape)> {
+    let gpu = Gpu::new(&x.device)?;
+    let (batch, outputs) = (lx.dims()[0], lw.dims()[0]);
+    let (x, w) = (operand(x, lx)?, operand(w, lw)?);
+    let sample = outputs * g.pixels();
+    let y = gpu.floats(batch * sample)?;
+    let to = Operand { at: gpu.address(&y), len: batch * sample, half: false };
+    let mut beta = 0.0;
+    if let Some((bias, layout)) = bias {
+        each!(&gpu, Name::FillMaps, to.len, operand(bias, layout)?.at, to.at, to.len, g.pixels(), outputs)?;
+        beta = 1.0;
+    }
+    let weight = Matrix::new(&w, g.taps());
+    let multiply = |columns: Matrix, images: usize, image: usize, first: usize, pixels: usize| {
+        let sizes = Sizes { batch: images, m: outputs, n: pixels, k: g.taps() };
+        let to = Matrix { at: to.from(image * sample + first), ..Matrix::new(&to, g.pixels()) };
+        product(&gpu, sizes, weight, columns, (1.0, beta), to.apart(sample))
+    };
+    if g.is_product() {
+        let x = gpu.beside(x, w.half)?;
+        multiply(Matrix::new(&x.operand, g.pixels()).apart(g.in_sample()), batch, 0, 0, g.pixels())?;
+    } else {
+        let (images, rows) = g.shares(batch, if w.half { 2 } else { 4 });
+        for image in (0..batch).step_by(images) {
+            let images = images.min(batch - image);
+            for row in (0..g.out_height as usize).step_by(rows) {
+                let rows = rows.min(g.out_height as usize - row);
+                let columns = Columns::new(&gpu, g, x.from(image * g.in_sample()), images, (row, rows), w.half)?;
+                let width = g.out_width as usize;
+                multiply(columns.matrix, images, image, row * width, rows * width)?;
+            }
+        }
+    }
+    Ok(output(&gpu, y, (batch, outputs, g.out_height as usize, g.out_width as usize)))
+}
+
+/// `dx` and `dW`, each where tracked.
+pub fn backward(g: &Geometry, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    let gpu = Gpu::of(dy)?;
+    let ((sx, lx), (sw, lw), (sd, ld)) = (x.storage_and_layout(), w.storage_and_layout(), dy.storage_and_layout());
+    let (values, weight, dy) = (input(&sx, lx)?, input(&sw, lw)?, input(&sd, ld)?);
+    let (batch, outputs) = (x.dim(0)?, w.dim(0)?);
+    let dx = match x.track_op() {
+        true => Some(tensor(&gpu, input_gradient(&gpu, g, weight, dy, (batch, outputs))?, x.shape())),
+        false => None,
+    };
+    let dw = match w.track_op() {
+        true => Some(tensor(&gpu, weight_gradient(&gpu, g, values, dy, (batch, outputs))?, w.shape())),
+        false => None,
+    };
+    Ok((dx, dw))
+}
+
+fn input_gradient(
+    gpu: &Gpu,
+    g: &Geometry,
+    weight: Operand,
+    dy: Operand,
+    (batch, outputs): (usize, usize),
+) -> Result<Floats> {
+    let dx = gpu.floats(batch * g.in_sample())?;
+    let to = Operand { at: gpu.address(&dx), len: batch * g.in_sample(), half: false };
+    let (pixels, sample) = (g.pixels(), outputs * g.pixels());
+    let dy = gpu.beside(dy, weight.half)?;
+    let dy = Matrix::new(&dy.operand, pixels).apart(sample);
+    let weight = Matrix::new(&weight, g.taps()).t();
+    let sizes = |images| Sizes { batch: images, m: g.taps(), n: pixels, k: outputs };
+    if g.is_product() {
+        let to = Matrix::new(&to, pixels).apart(g.in_sample());
+        product(gpu, sizes(batch), weight, dy, (1.0, 0.0), to)?;
+        return Ok(dx);
+    }
+    let columns = g.taps() * pixels;
+    let images = (8 * COLUMNS / (4 * columns).max(1)).clamp(1, batch.max(1));
+    let memory = gpu.floats(images * columns)?;
+    let between = Operand { at: gpu.address(&memory), len: images * columns, half: false };
+    let bytes = if dy.half { 2 } else { 4 };
+    for image in (0..batch).step_by(images) {
+        let images = images.min(batch - image);
+        let dy = Matrix { at: dy.at + (image * sample * bytes) as u64, ..dy };
+        product(gpu, sizes(images), weight, dy, (1.0, 0.0), Matrix::new(&between, pixels).apart(columns))?;
+        let grid = over(g.in_sample(), images);
+        launch!(gpu, Name::ColumnsGrad, grid, between.at, to.from(image * g.in_sample()), *g)?;
+    }
+    Ok(dx)
+}
+
+fn weight_gradient(
+    gpu: &Gpu,
+    g: &Geometry,
+    x: Operand,
+    dy: Operand,
+    (batch, outputs): (usize, usize),
+) -> Result<Floats> {
+    let dw = gpu.floats(outputs * g.taps())?;
+    let to = Matrix { at: gpu.address(&dw), half: false, line: g.taps(), transposed: false, apart: 0 };
+    let (_, rows) = g.shares(1, 4);
+    let width = g.out_width as usize;
+    let mut beta = 0.0;
+    for image in 0..batch {
+        for row in (0..g.out_height as usize).step_by(rows) {
+            let rows = rows.min(g.out_height as usize - row);
+            let columns = Columns::new(gpu, g, x.from(image * g.in_sample()), 1, (row, rows), false)?;
+            let dy = Operand { at: dy.from((image * outputs * g.out_height as usize + row) * width), ..dy };
+            let sizes = Sizes { batch: 1, m: outputs, n: g.taps(), k: rows * width };
+            product(gpu, sizes, Matrix::new(&dy, g.pixels()), columns.matrix.t(), (1.0, beta), to)?;
+            beta = 1.0;
+        }
+    }
+    Ok(dw)
+}
+
+/// Sums of `dy` `(B, out, H', W')` over samples and pixels: a bias's gradient.
+pub fn bias_gradient(dy: &Tensor) -> Result<Tensor> {
+    let (batch, channels, height, width) = dy.dims4()?;
+    let maps = layout::map_sums(dy, batch * channels, height * width)?;
+    linear::column_sums(&maps, channels)
+}

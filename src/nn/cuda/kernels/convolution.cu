@@ -1,0 +1,61 @@
+// Columns of a convolution, and back.
+#include "common.cuh"
+
+// Sizes of a convolution.
+struct Geometry {
+    int inputs, height, width, kernel, stride, padding, out_height, out_width;
+};
+
+// x (images, inputs, height, width) -> columns (images, inputs k k, rows out_width) of the rows of the result from `row` on.
+// grid.y counts images. A thread has one input channel and one pixel of the result, and writes its k k taps.
+template <typename T>
+__device__ void columns_of(const float *x, T *columns, Geometry g, int row, int rows) {
+    size_t pixels = (size_t)rows * g.out_width, taps = (size_t)g.kernel * g.kernel;
+    size_t n = g.inputs * pixels;
+    x += (size_t)blockIdx.y * g.inputs * g.height * g.width;
+    columns += (size_t)blockIdx.y * n * taps;
+    for (size_t i = first(); i < n; i += step()) {
+        size_t channel = i / pixels, pixel = i % pixels;
+        int top = ((int)(pixel / g.out_width) + row) * g.stride - g.padding;
+        int left = (int)(pixel % g.out_width) * g.stride - g.padding;
+        const float *map = x + channel * g.height * g.width;
+        T *to = columns + channel * taps * pixels + pixel;
+        for (int y = top; y < top + g.kernel; y++) {
+            for (int c = left; c < left + g.kernel; c++, to += pixels) {
+                bool inside = y >= 0 && y < g.height && c >= 0 && c < g.width;
+                put(to, inside ? map[(size_t)y * g.width + c] : 0.0f);
+            }
+        }
+    }
+}
+
+extern "C" __global__ void columns_f32(const float *x, float *columns, Geometry g, int row, int rows) {
+    columns_of(x, columns, g, row, rows);
+}
+
+extern "C" __global__ void columns_bf16(const float *x, Bf16 *columns, Geometry g, int row, int rows) {
+    columns_of(x, columns, g, row, rows);
+}
+
+// The transpose: each element of dx gathers the columns that read it, tap by tap. grid.y counts images.
+extern "C" __global__ void columns_grad(const float *columns, float *dx, Geometry g) {
+    size_t map = (size_t)g.height * g.width, pixels = (size_t)g.out_height * g.out_width;
+    size_t n = g.inputs * map, taps = (size_t)g.kernel * g.kernel;
+    dx += blockIdx.y * n;
+    columns += blockIdx.y * (size_t)g.inputs * taps * pixels;
+    for (size_t i = first(); i < n; i += step()) {
+        size_t channel = i / map;
+        int y = (int)(i % map / g.width), x = (int)(i % g.width);
+        const float *from = columns + channel * taps * pixels;
+        float sum = 0.0f;
+        for (int ky = 0; ky < g.kernel; ky++) {
+            for (int kx = 0; kx < g.kernel; kx++, from += pixels) {
+                int down = y + g.padding - ky, right = x + g.padding - kx;
+                if (down < 0 || right < 0 || down % g.stride || right % g.stride) continue;
+                int oy = down / g.stride, ox = right / g.stride;
+                if (oy < g.out_height && ox < g.out_width) sum += from[(size_t)oy * g.out_width + ox];
+            }
+        }
+        dx[i] = sum;
+    }
+}

@@ -1,0 +1,38 @@
+//! Feature maps to tokens and back, and a vector added to every pixel.
+
+use super::*;
+use candle_core::{CudaStorage, Layout, Shape};
+
+/// `(B, M, N)` -> `(B, N, M)`.
+pub fn swap(x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+    let gpu = Gpu::new(&x.device)?;
+    let (b, m, n) = layout.shape().dims3()?;
+    let x = operand(x, layout)?;
+    let y = gpu.floats(x.len)?;
+    let grid = (n.div_ceil(32) as u32, m.div_ceil(32) as u32, b as u32);
+    launch!(&gpu, Name::Swap, (grid, (32, 8, 1)), x.at, gpu.address(&y), m as i32, n as i32)?;
+    Ok(output(&gpu, y, (b, n, m)))
+}
+
+/// `x` `(B, C, H, W)`, `e` `(B, C)` -> `(B, C, H, W)`.
+pub fn add_per_channel(
+    (x, lx): (&CudaStorage, &Layout),
+    (e, le): (&CudaStorage, &Layout),
+) -> Result<(CudaStorage, Shape)> {
+    let gpu = Gpu::new(&x.device)?;
+    let (_, _, h, w) = lx.shape().dims4()?;
+    let (x, e) = (operand(x, lx)?, operand(e, le)?);
+    let y = gpu.floats(x.len)?;
+    each!(&gpu, Name::AddPerMap, x.len, x.at, e.at, gpu.address(&y), x.len, h * w)?;
+    Ok(output(&gpu, y, lx.shape().clone()))
+}
+
+/// Sums of `maps` runs of `pixels` elements each.
+pub fn map_sums(x: &Tensor, maps: usize, pixels: usize) -> Result<Tensor> {
+    let gpu = Gpu::of(x)?;
+    let (storage, layout) = x.storage_and_layout();
+    let sums = gpu.floats(maps)?;
+    let grid = ((maps as u32, 1, 1), (THREADS as u32, 1, 1));
+    launch!(&gpu, Name::MapSums, grid, input(&storage, layout)?.at, gpu.address(&sums), pixels)?;
+    Ok(tensor(&gpu, sums, maps))
+}

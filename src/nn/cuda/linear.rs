@@ -1,0 +1,70 @@
+//! `y = x W^T + b` and its gradients.
+
+use super::*;
+use candle_core::{CudaStorage, Layout, Shape};
+
+/// `x` `(.., in)`, `w` `(out, in)`, `bias` `(out)` -> `(.., out)`.
+pub fn forward(
+    (x, lx): (&CudaStorage, &Layout),
+    (w, lw): (&CudaStorage, &Layout),
+    bias: Option<(&CudaStorage, &Layout)>,
+) -> Result<(CudaStorage, Shape)> {
+    let gpu = Gpu::new(&x.device)?;
+    let (outputs, inputs) = lw.shape().dims2()?;
+    let (x, w) = (operand(x, lx)?, operand(w, lw)?);
+    let rows = x.len / inputs.max(1);
+    let mut shape = lx.dims().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = outputs;
+    }
+    let y = gpu.floats(rows * outputs)?;
+    let to = Operand { at: gpu.address(&y), len: rows * outputs, half: false };
+    let mut beta = 0.0;
+    if let Some((bias, layout)) = bias {
+        each!(&gpu, Name::FillRows, to.len, operand(bias, layout)?.at, to.at, to.len, outputs)?;
+        beta = 1.0;
+    }
+    let x = gpu.beside(x, w.half)?;
+    let sizes = Sizes { batch: 1, m: rows, n: outputs, k: inputs };
+    let (a, b) = (Matrix::new(&x.operand, inputs), Matrix::new(&w, inputs).t());
+    product(&gpu, sizes, a, b, (1.0, beta), Matrix::new(&to, outputs))?;
+    Ok(output(&gpu, y, shape))
+}
+
+/// `dx = dy W` and `dW = dy^T x`, each where tracked.
+pub fn backward(x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    let gpu = Gpu::of(dy)?;
+    let (outputs, inputs) = w.dims2()?;
+    let rows = x.elem_count() / inputs.max(1);
+    let ((sx, lx), (sw, lw), (sd, ld)) = (x.storage_and_layout(), w.storage_and_layout(), dy.storage_and_layout());
+    let (values, weight, dy) = (input(&sx, lx)?, input(&sw, lw)?, input(&sd, ld)?);
+    let (mut dx, mut dw) = (None, None);
+    if x.track_op() {
+        let gradient = gpu.floats(values.len)?;
+        let to = Operand { at: gpu.address(&gradient), len: values.len, half: false };
+        let dy = gpu.beside(dy, weight.half)?;
+        let sizes = Sizes { batch: 1, m: rows, n: inputs, k: outputs };
+        let (a, b) = (Matrix::new(&dy.operand, outputs), Matrix::new(&weight, inputs));
+        product(&gpu, sizes, a, b, (1.0, 0.0), Matrix::new(&to, inputs))?;
+        dx = Some(tensor(&gpu, gradient, x.shape()));
+    }
+    if w.track_op() {
+        let gradient = gpu.floats(outputs * inputs)?;
+        let to = Operand { at: gpu.address(&gradient), len: outputs * inputs, half: false };
+        let sizes = Sizes { batch: 1, m: outputs, n: inputs, k: rows };
+        let (a, b) = (Matrix::new(&dy, outputs).t(), Matrix::new(&values, inputs));
+        product(&gpu, sizes, a, b, (1.0, 0.0), Matrix::new(&to, inputs))?;
+        dw = Some(tensor(&gpu, gradient, w.shape()));
+    }
+    Ok((dx, dw))
+}
+
+/// Sums of the columns of `dy` `(.., width)`: a bias's gradient.
+pub fn column_sums(dy: &Tensor, width: usize) -> Result<Tensor> {
+    let gpu = Gpu::of(dy)?;
+    let (storage, layout) = dy.storage_and_layout();
+    let dy = input(&storage, layout)?;
+    let sums = gpu.floats(width)?;
+    launch!(&gpu, Name::ColumnSums, columns(width), dy.at, gpu.address(&sums), dy.len / width.max(1), width)?;
+    Ok(tensor(&gpu, sums, width))
+}

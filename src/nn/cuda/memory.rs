@@ -1,0 +1,66 @@
+//! From candle's tensors to addresses, and back.
+
+use super::Gpu;
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
+use candle_core::cuda_backend::{CudaDType, CudaStorage, CudaStorageSlice};
+use candle_core::op::BackpropOp;
+use candle_core::{Layout, Result, Shape, Storage, Tensor, bail};
+use half::bf16;
+
+/// Memory on the device.
+pub type Floats = CudaSlice<f32>;
+/// As [`Floats`].
+pub type Halves = CudaSlice<bf16>;
+
+/// Contiguous elements on the device. Whoever holds one holds what it lies in.
+#[derive(Clone, Copy)]
+pub struct Operand {
+    /// Address of the first element.
+    pub at: u64,
+    /// Elements.
+    pub len: usize,
+    /// Whether they are `bf16`.
+    pub half: bool,
+}
+
+impl Operand {
+    /// From element `i` on, as an address.
+    pub fn from(&self, i: usize) -> u64 {
+        self.at + (i * if self.half { 2 } else { 4 }) as u64
+    }
+}
+
+/// The elements of a contiguous operand of an op.
+pub fn operand(storage: &CudaStorage, layout: &Layout) -> Result<Operand> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("a fused op got an operand that is not contiguous")
+    };
+    let stream = storage.device().cuda_stream();
+    let (at, half) = match &storage.slice {
+        CudaStorageSlice::F32(slice) => (slice.device_ptr(&stream).0, false),
+        CudaStorageSlice::BF16(slice) => (slice.device_ptr(&stream).0, true),
+        _ => bail!("a fused op got an operand that is neither f32 nor bf16"),
+    };
+    let whole = Operand { at, len: end - start, half };
+    Ok(Operand { at: whole.from(start), ..whole })
+}
+
+/// As [`operand`], from `Tensor::storage_and_layout`.
+pub fn input(storage: &Storage, layout: &Layout) -> Result<Operand> {
+    match storage {
+        Storage::Cuda(storage) => operand(storage, layout),
+        _ => bail!("an op of the GPU got an operand that is not there"),
+    }
+}
+
+/// What an op's forward pass gives.
+pub fn output(gpu: &Gpu, values: Floats, shape: impl Into<Shape>) -> (CudaStorage, Shape) {
+    (f32::wrap_cuda_slice(values, gpu.device.clone()), shape.into())
+}
+
+/// A tensor without a graph, as gradients are.
+pub fn tensor(gpu: &Gpu, values: Floats, shape: impl Into<Shape>) -> Tensor {
+    let storage = f32::wrap_cuda_slice(values, gpu.device.clone());
+    Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false)
+}

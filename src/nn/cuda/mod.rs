@@ -1,0 +1,150 @@
+//! The layers on an NVIDIA GPU: products through cuBLAS, everything around them by the kernels in `kernels/*.cu`, which
+//! `build.rs` compiles to PTX.
+//!
+//! Activations, gradients and trainable weights are `f32`. A frozen weight kept in `bf16` is multiplied as such: the other operand
+//! is rounded to `bf16` beside it, sums are `f32`. Every result is the same bit for bit each time: no atomics, one stream.
+
+pub mod activation;
+pub mod attention;
+pub mod combine;
+pub mod conv2d;
+pub mod group_norm;
+pub mod layer_norm;
+pub mod layout;
+pub mod linear;
+mod memory;
+mod module;
+mod product;
+pub mod upsample;
+
+use candle_core::cuda_backend::CudaDevice;
+use candle_core::{Device, Result, Tensor, bail};
+use half::bf16;
+pub use memory::Floats;
+use memory::{Halves, Operand, input, operand, output, tensor};
+use module::{Kernels, Name};
+use product::{Matrix, Sizes, product};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Threads of a block.
+const THREADS: usize = 256;
+/// Blocks at most, where threads take more than one element.
+const BLOCKS: usize = 1 << 16;
+
+/// See [`set_half_attention`].
+static HALF_ATTENTION: AtomicBool = AtomicBool::new(false);
+
+/// Whether attention multiplies in `bf16` (with sums in `f32`), as networks whose weights are kept in `bf16` do.
+pub fn set_half_attention(half: bool) {
+    HALF_ATTENTION.store(half, Ordering::Relaxed);
+}
+
+/// See [`set_half_attention`].
+pub fn half_attention() -> bool {
+    HALF_ATTENTION.load(Ordering::Relaxed)
+}
+
+/// A GPU with its kernels loaded.
+struct Gpu {
+    device: CudaDevice,
+    stream: Arc<candle_core::cuda_backend::cudarc::driver::CudaStream>,
+    kernels: Arc<Kernels>,
+}
+
+impl Gpu {
+    fn new(device: &CudaDevice) -> Result<Self> {
+        Ok(Self { device: device.clone(), stream: device.cuda_stream(), kernels: Kernels::of(device)? })
+    }
+
+    /// The GPU of a tensor.
+    fn of(x: &Tensor) -> Result<Self> {
+        match x.device() {
+            Device::Cuda(device) => Self::new(device),
+            _ => bail!("an op of the GPU got an operand that is not there"),
+        }
+    }
+
+    /// `n` values that the caller writes, every one.
+    fn floats(&self, n: usize) -> Result<Floats> {
+        // SAFETY: whoever asks writes every value by a kernel on the same stream before one is read.
+        unsafe { self.device.alloc::<f32>(n) }
+    }
+
+    /// As [`Gpu::floats`].
+    fn halves(&self, n: usize) -> Result<Halves> {
+        // SAFETY: as above.
+        unsafe { self.device.alloc::<bf16>(n) }
+    }
+}
+
+/// Starts a kernel of [`module`]; the arguments are numbers, and addresses as `u64`.
+macro_rules! launch {
+    ($gpu:expr, $name:expr, $shape:expr, $($argument:expr),+ $(,)?) => {{
+        use candle_core::cuda_backend::{WrapErr, cudarc::driver::{LaunchConfig, PushKernelArg}};
+        let gpu: &$crate::nn::cuda::Gpu = $gpu;
+        let mut launch = gpu.stream.launch_builder(gpu.kernels.get($name));
+        $(
+            let argument = $argument;
+            launch.arg(&argument);
+        )+
+        let (grid_dim, block_dim): $crate::nn::cuda::Grid = $shape;
+        let config = LaunchConfig { grid_dim, block_dim, shared_mem_bytes: 0 };
+        // SAFETY: the arguments are those of the kernel's signature; each address is of memory that holds as many elements as the
+        // sizes beside it say, and that is freed, if at all, later on the same stream.
+        unsafe { launch.launch(config) }.w().map(|_| ())
+    }};
+}
+use launch;
+
+/// Starts a kernel in which each thread takes one of `n` elements (or several).
+macro_rules! each {
+    ($gpu:expr, $name:expr, $n:expr, $($argument:expr),+ $(,)?) => {
+        $crate::nn::cuda::launch!($gpu, $name, $crate::nn::cuda::over($n, 1), $($argument),+)
+    };
+}
+use each;
+
+/// Blocks, and threads of each.
+type Grid = ((u32, u32, u32), (u32, u32, u32));
+
+/// A grid of `rows` lines, each for `n` elements.
+fn over(n: usize, rows: usize) -> Grid {
+    ((n.div_ceil(THREADS).clamp(1, BLOCKS) as u32, rows as u32, 1), (THREADS as u32, 1, 1))
+}
+
+/// A grid for kernels with a warp for each of `rows` rows.
+fn warps(rows: usize) -> Grid {
+    ((rows.div_ceil(8) as u32, 1, 1), (32, 8, 1))
+}
+
+/// A grid for kernels with 32 x 32 threads for 32 columns.
+fn columns(width: usize) -> Grid {
+    ((width.div_ceil(32) as u32, 1, 1), (32, 32, 1))
+}
+
+/// An operand of a product, as the weight beside it asks for it.
+struct Beside {
+    operand: Operand,
+    /// Where it was rounded to.
+    _memory: Option<Halves>,
+}
+
+impl Gpu {
+    /// `x` as it is, or rounded to `bf16`.
+    fn beside(&self, x: Operand, half: bool) -> Result<Beside> {
+        if !half {
+            return Ok(Beside { operand: x, _memory: None });
+        }
+        let halves = self.halves(x.len)?;
+        let rounded = Operand { at: self.address(&halves), len: x.len, half: true };
+        each!(self, Name::ToBf16, x.len, x.at, rounded.at, x.len)?;
+        Ok(Beside { operand: rounded, _memory: Some(halves) })
+    }
+
+    /// Where memory lies on the device.
+    fn address<T>(&self, slice: &candle_core::cuda_backend::cudarc::driver::CudaSlice<T>) -> u64 {
+        use candle_core::cuda_backend::cudarc::driver::DevicePtr;
+        slice.device_ptr(&self.stream).0
+    }
+}
