@@ -111,3 +111,80 @@ fn slower_kernels_are_a_warning_and_a_folder_that_cannot_be_written_is_a_problem
         );
     }
 }
+
+#[test]
+fn the_gpu_test_holds_ops_against_the_cpu() {
+    let text = contains("linear with bias").and(contains("All 18 checks passed").and(contains("conv2d").not()));
+    doctor(&["--gpu-test", "--device", "cpu", "--only", "linear"]).assert().code(0).stderr("").stdout(text);
+    let words = ["--gpu-test", "--device", "cpu", "--json", "--only", "silu", "--only", "demo: text"];
+    let found = json(&mut doctor(&words));
+    assert_eq!((&found["schema"], &found["failed"]), (&"erase-concept.gpu-test/1".into(), &0.into()));
+    let checks = found["checks"].as_array().unwrap();
+    let names: Vec<_> = checks.iter().map(|check| check["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"group_norm, silu") && names.contains(&"silu of views"), "{names:?}");
+    assert_eq!(names.last(), Some(&"demo: text encoder"));
+    for check in checks {
+        assert_eq!((&check["ok"], &check["forward"]), (&true.into(), &0.0.into()), "the same device: {check}");
+        assert!(check["forward_ms"].as_f64().unwrap() > 0.0 && check["problem"].is_null(), "{check}");
+    }
+    // the rest, where a process could not go on
+    let rest = json(doctor(&words).args(["--from", &(checks.len() - 1).to_string()]));
+    assert_eq!(rest["checks"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn gpu_flags_that_make_no_sense_are_refused() {
+    if !cfg!(feature = "cuda") {
+        for flag in ["--gpu-test", "--gpu-bench"] {
+            doctor(&[flag]).assert().code(2).stdout("").stderr(contains("scripts/build-cuda.sh"));
+        }
+    }
+    for (words, says) in [
+        (vec!["--gpu-test", "--device", "tpu"], "tpu is not a device"),
+        (vec!["--gpu-test", "--device", "cuda:x"], "cuda:x is not a device"),
+        (vec!["--gpu-test", "--device", "cpu", "--only", "lienar"], "no check is named so"),
+        (vec!["--gpu-bench", "--device", "cpu", "--only", "lienar"], "there are text, vae-decode"),
+        (vec!["--gpu-bench", "--device", "cpu", "--python", "/no/such/python"], "cannot be started"),
+        (vec!["--gpu-bench", "--gpu-test"], "cannot be used with"),
+        (vec!["--python", "python3"], "--gpu-bench"),
+        (vec!["--only", "linear"], "--gpu-test"),
+    ] {
+        doctor(&words).assert().code(2).stdout("").stderr(contains(says));
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn the_gpu_bench_stands_beside_pythons() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let python = folder.path().join("python");
+    // what comes in is the script; what it is told to time, a folder with the demo
+    let stub = r#"#!/bin/sh
+[ "$1" = --version ] && exit 0
+grep -q unet_xattn || exit 3
+[ "$1 $2 $3 $4" = "- --device cpu --demo" ] && [ -s "$5/unet/config.json" ] && [ "$6" = text ] || exit 4
+echo '{"versions": "torch 9.9"}'; echo 'a warning of some library'
+echo '{"piece": "text", "mode": "f32", "seconds": 1000.0, "peak_bytes": 5}'
+echo '{"piece": "text", "mode": "tf32", "error": "out of memory"}'
+"#;
+    std::fs::write(&python, stub).unwrap();
+    std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let words = ["--gpu-bench", "--device", "cpu", "--only", "text", "--json", "--python", python.to_str().unwrap()];
+    let output = doctor(&words).assert().code(1).stderr("").get_output().stdout.clone();
+    let found: Value = serde_json::from_slice(&output).unwrap();
+    assert_eq!((&found["versions"], &found["problem"]), (&"torch 9.9".into(), &Value::Null));
+    let [f32, tf32, bf16] = &found["rows"].as_array().unwrap()[..] else { panic!("{found}") };
+    for (row, mode) in [(f32, "f32"), (tf32, "tf32"), (bf16, "bf16")] {
+        assert_eq!((&row["piece"], &row["mode"]), (&"text".into(), &mode.into()));
+        assert!(row["ours"]["seconds"].as_f64().unwrap() > 0.0, "{row}");
+    }
+    let ratio = f32["ours"]["seconds"].as_f64().unwrap() / 1000.0;
+    assert!((f32["time_ratio"].as_f64().unwrap() - ratio).abs() < 1e-9, "{f32}");
+    assert_eq!((&tf32["time_ratio"], &tf32["pytorch"]["error"]), (&Value::Null, &"out of memory".into()));
+    assert_eq!(bf16["pytorch"], Value::Null);
+
+    std::fs::write(&python, "#!/bin/sh\n[ \"$1\" = --version ] || exit 7\n").unwrap();
+    let broken = doctor(&words[..5]).args(&words[6..]).assert().code(1);
+    broken.stdout(contains("problem: --python").and(contains("CLIP text encoder, 2 prompts | bf16")));
+}

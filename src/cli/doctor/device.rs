@@ -77,26 +77,45 @@ pub(super) fn reset_peak(device: &Device) {
     used(device, Some(0));
 }
 
+/// Gives what is not in use there back to the driver, for another process.
+pub(super) fn release(device: &Device) {
+    #[cfg(feature = "cuda")]
+    if let Some(pool) = pool(device) {
+        // SAFETY: the pool is a living device's, and so lives.
+        let _ = unsafe { candle_core::cuda::cudarc::driver::result::mem_pool::trim_to(pool, 0) };
+    }
+    let _ = device;
+}
+
+/// The pool that tensors come from, when all work is done.
+#[cfg(feature = "cuda")]
+fn pool(device: &Device) -> Option<candle_core::cuda::cudarc::driver::sys::CUmemoryPool> {
+    let Device::Cuda(cuda) = device else { return None };
+    let stream = cuda.cuda_stream();
+    let context = stream.context();
+    context.bind_to_thread().ok()?;
+    stream.synchronize().ok()?;
+    if !context.has_async_alloc() {
+        return None;
+    }
+    // SAFETY: the device is that of a living context.
+    unsafe { candle_core::cuda::cudarc::driver::result::device::get_mem_pool(context.cu_device()) }.ok()
+}
+
 /// Reads the pool's high-water mark of bytes in use, or sets it (the driver sets it to what is in use now).
 #[cfg(feature = "cuda")]
 fn used(device: &Device, set: Option<u64>) -> Option<u64> {
-    use candle_core::cuda::cudarc::driver::{result, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH};
-    let Device::Cuda(cuda) = device else { return None };
-    let stream = cuda.cuda_stream();
-    stream.synchronize().ok()?;
-    let context = stream.context();
-    if !context.has_async_alloc() {
-        return None; // tensors come from no pool
-    }
-    context.bind_to_thread().ok()?;
+    use candle_core::cuda::cudarc::driver::{
+        result::mem_pool, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH,
+    };
+    let pool = pool(device)?;
     let mut bytes = set.unwrap_or(0);
-    // SAFETY: the device is that of a living context, its pool lives as long, and the attribute is a 64-bit number.
+    let value = (&raw mut bytes).cast();
+    // SAFETY: the pool is a living device's, and the attribute is a 64-bit number.
     unsafe {
-        let pool = result::device::get_mem_pool(context.cu_device()).ok()?;
-        let value = (&raw mut bytes).cast();
         match set {
-            Some(_) => result::mem_pool::set_attribute(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH, value).ok()?,
-            None => result::mem_pool::get_attribute(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH, value).ok()?,
+            Some(_) => mem_pool::set_attribute(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH, value).ok()?,
+            None => mem_pool::get_attribute(pool, CU_MEMPOOL_ATTR_USED_MEM_HIGH, value).ok()?,
         }
     }
     Some(bytes)

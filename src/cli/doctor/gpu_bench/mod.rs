@@ -93,6 +93,7 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
     })?;
     let (mut theirs, mut versions, mut problem) = (Vec::new(), None, None);
     if let Some(python) = &options.python {
+        device::release(&opened);
         let torch_device = if opened.is_cpu() { "cpu".into() } else { options.device.clone().unwrap_or("cuda".into()) };
         let mut beside: Vec<&str> = pieces.iter().map(|piece| piece.beside).collect();
         beside.dedup();

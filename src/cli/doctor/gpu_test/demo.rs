@@ -18,11 +18,11 @@ const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 /// Whole networks in `f32`.
 const F32: f64 = 1e-3;
 /// The same with products in TF32.
-const TF32: f64 = 2e-2;
+const TF32: f64 = 5e-2;
 /// The same with frozen weights in `bf16`.
-const BF16: f64 = 5e-2;
-/// An erasure: what is trimmed may differ by a weight or two whose scores are alike.
-const ERASED: f64 = 2e-2;
+const BF16: f64 = 1e-1;
+/// An erasure: what is trimmed may differ by a weight or two whose scores are alike (rounding alone changes losses by 1e-5).
+const ERASED: f64 = 5e-3;
 
 /// All of them.
 pub(super) fn checks() -> Vec<Check> {
