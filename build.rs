@@ -32,6 +32,11 @@ fn main() {
 
 fn compile_kernels() -> Result<(), String> {
     println!("cargo:rerun-if-changed={KERNELS}");
+    // CUDA's libraries beside the program, or where it was built
+    println!("cargo:rustc-link-arg-bins=-Wl,-rpath,$ORIGIN/lib");
+    if let Some(home) = std::env::var_os("CUDA_HOME") {
+        println!("cargo:rustc-link-arg-bins=-Wl,-rpath,{}", Path::new(&home).join("lib").display());
+    }
     for variable in ["CUDA_COMPUTE_CAP", "CUDA_HOME", "NVCC"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }

@@ -139,7 +139,7 @@ def main():
     if unknown := [name for name in arguments.names if name not in known]:
         parser.error(f"no such piece: {', '.join(unknown)}; there are {', '.join(known)}")
     if gpu:
-        torch.cuda.set_device(torch.device(arguments.device))
+        torch.cuda.set_device(torch.device(arguments.device).index or 0)
     torch.manual_seed(0)
     import diffusers
     import transformers

@@ -17,3 +17,13 @@ export PATH="$CUDA_HOME/bin:$PATH" LIBRARY_PATH="$CUDA_HOME/lib:$CUDA_HOME/lib/s
 export CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-80}"
 export RUSTFLAGS="${RUSTFLAGS:-} -L native=$CUDA_HOME/lib -L native=$CUDA_HOME/lib/stubs -C link-arg=-Wl,--allow-shlib-undefined"
 cargo "${CARGO_COMMAND:-build}" --release --locked --features cuda --target-dir "${CARGO_TARGET_DIR:-target/cuda}" "$@"
+if [ "${CARGO_COMMAND:-build}" = build ]; then
+    built=${CARGO_TARGET_DIR:-target/cuda}/release/erase-concept
+    strip -o "$built.stripped" "$built"
+    size=$(wc -c <"$built.stripped")
+    packed=$(gzip -9 -c "$built.stripped" | wc -c)
+    mv "$built.stripped" "$built"
+    echo "$built: $((size / 1048576)) MiB, $((packed / 1048576)) MiB compressed"
+    echo "It needs NVIDIA's driver, and libcudart, libcublas, libcublasLt and libcurand of CUDA 13: in the folder lib beside it, in"
+    echo "$CUDA_HOME/lib, or where the system looks (LD_LIBRARY_PATH)."
+fi

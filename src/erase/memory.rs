@@ -70,7 +70,8 @@ impl Need {
         (height, width): (usize, usize),
         gpu: bool,
     ) -> Self {
-        let footprint = Footprint::new(config, (height, width));
+        let only_cross = settings.score_scope.is_cross_attention() && settings.train_scope.is_cross_attention();
+        let footprint = Footprint::new(config, (height, width), only_cross);
         let sizes = [settings.forget_batch, settings.retain_batch];
         let graph = |thrift: Thrift| {
             let shares = gradient::shares(&sizes, height * width, thrift, gpu);

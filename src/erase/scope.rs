@@ -55,6 +55,11 @@ impl Scope {
         Ok(Self { name: text.to_string(), rule })
     }
 
+    /// Whether nothing outside of cross-attention can be in the scope.
+    pub fn is_cross_attention(&self) -> bool {
+        matches!(self.name.as_str(), "xattn" | "xlayer")
+    }
+
     /// Whether the parameter of this name is in the scope.
     pub fn contains(&self, name: &str) -> bool {
         match &self.rule {

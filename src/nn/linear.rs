@@ -6,6 +6,7 @@ use super::kernels::parallel::unwritten;
 use super::kernels::storage::{cpu, cpu_weight, fused_with, slice, weight as weight_values};
 use super::kernels::values::Values;
 use super::params::ParamPath;
+use super::release::release;
 use crate::Result;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -29,9 +30,23 @@ impl Linear {
         Ok(Self { weight: path.get(&[outputs, inputs], "weight")?, bias: None })
     }
 
+    /// Whether its weight is trained.
+    pub fn is_trainable(&self) -> bool {
+        self.weight.track_op()
+    }
+
     /// Shape: `(.., in)` -> `(.., out)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         linear(x, &self.weight, self.bias.as_ref())
+    }
+
+    /// As [`Linear::forward`], of an `x` that nothing else reads: unless the weight is trained, its memory is given back.
+    pub fn forward_releasing(&self, x: Tensor) -> Result<Tensor> {
+        let y = self.forward(&x)?;
+        if !self.weight.track_op() {
+            release(x)?;
+        }
+        Ok(y)
     }
 }
 
@@ -95,18 +110,19 @@ impl Product {
         let rows = x.elem_count() / inputs.max(1);
         let ((sx, lx), (sw, lw), (sd, ld)) =
             (x.storage_and_layout(), weight.storage_and_layout(), dy.storage_and_layout());
-        let (values, w, dy) = (slice(&sx, lx)?, weight_values(&sw, lw)?, slice(&sd, ld)?);
+        let (w, dy) = (weight_values(&sw, lw)?, slice(&sd, ld)?);
         let dx = x.track_op().then(|| {
             let mut dx = unwritten(rows * inputs);
             matmul((rows, inputs, outputs), View::new(dy, outputs, 1), View::new(w, inputs, 1), Onto::Nothing, &mut dx);
             Tensor::from_vec(dx, x.shape(), x.device())
         });
-        let dw = weight.track_op().then(|| {
-            let mut dw = vec![0.0; outputs * inputs];
-            matmul_tn((outputs, inputs, rows), View::new(dy, outputs, 1), View::new(values, inputs, 1), &mut dw);
-            Tensor::from_vec(dw, weight.shape(), weight.device())
-        });
-        Ok((dx.transpose()?, dw.transpose()?))
+        if !weight.track_op() {
+            return Ok((dx.transpose()?, None)); // x may have been released
+        }
+        let values = slice(&sx, lx)?;
+        let mut dw = vec![0.0; outputs * inputs];
+        matmul_tn((outputs, inputs, rows), View::new(dy, outputs, 1), View::new(values, inputs, 1), &mut dw);
+        Ok((dx.transpose()?, Some(Tensor::from_vec(dw, weight.shape(), weight.device())?)))
     }
 }
 

@@ -19,6 +19,7 @@ use super::kernels::parallel::unwritten;
 use super::kernels::storage::{cpu, cpu_weight, fused_with, slice, weight as weight_values};
 use super::kernels::values::Values;
 use super::params::ParamPath;
+use super::release::release;
 use super::rows::assumed_rows;
 use crate::Result;
 #[cfg(feature = "cuda")]
@@ -83,6 +84,15 @@ impl Conv2d {
     /// Shape: `(B, in, H, W)` -> `(B, out, H', W')`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         convolve(x, &self.weight, self.bias.as_ref(), self.stride, self.padding, self.points.clone())
+    }
+
+    /// As [`Conv2d::forward`], of an `x` that nothing else reads: unless the weight is trained, its memory is given back.
+    pub fn forward_releasing(&self, x: Tensor) -> Result<Tensor> {
+        let y = self.forward(&x)?;
+        if !self.weight.track_op() {
+            release(x)?;
+        }
+        Ok(y)
     }
 }
 
@@ -269,9 +279,9 @@ impl Convolution {
         }
         let ((sx, lx), (sw, lw), (sd, ld)) =
             (x.storage_and_layout(), weight.storage_and_layout(), dy.storage_and_layout());
-        let (values, w, dy) = (slice(&sx, lx)?, weight_values(&sw, lw)?, slice(&sd, ld)?);
+        let (w, dy) = (weight_values(&sw, lw)?, slice(&sd, ld)?);
         let dx = x.track_op().then(|| {
-            let mut dx = unwritten(values.len());
+            let mut dx = unwritten(lx.shape().elem_count());
             let (swapped, kernel) = (Geometry { inputs: g.outputs, outputs: g.inputs, ..*g }, Kernel::Backward(w));
             match self.way {
                 Way::Direct => direct::convolve(&swapped, dy, kernel, None, &mut dx),
@@ -285,12 +295,12 @@ impl Convolution {
             }
             Tensor::from_vec(dx, x.shape(), x.device())
         });
-        let dw = weight.track_op().then(|| {
-            let mut dw = vec![0.0; w.len()];
-            columns::weight_gradient(g, values, dy, &mut dw);
-            Tensor::from_vec(dw, weight.shape(), weight.device())
-        });
-        Ok((dx.transpose()?, dw.transpose()?))
+        if !weight.track_op() {
+            return Ok((dx.transpose()?, None)); // x may have been released
+        }
+        let mut dw = vec![0.0; w.len()];
+        columns::weight_gradient(g, slice(&sx, lx)?, dy, &mut dw);
+        Ok((dx.transpose()?, Some(Tensor::from_vec(dw, weight.shape(), weight.device())?)))
     }
 }
 

@@ -141,14 +141,15 @@ fn convolve(
 pub fn backward(g: &Geometry, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
     let gpu = Gpu::of(dy)?;
     let ((sx, lx), (sw, lw), (sd, ld)) = (x.storage_and_layout(), w.storage_and_layout(), dy.storage_and_layout());
-    let (values, weight, dy) = (input(&sx, lx)?, input(&sw, lw)?, input(&sd, ld)?);
+    let (weight, dy) = (input(&sw, lw)?, input(&sd, ld)?);
     let (batch, outputs) = (x.dim(0)?, w.dim(0)?);
     let dx = match x.track_op() {
         true => Some(tensor(&gpu, input_gradient(&gpu, g, weight, dy, (batch, outputs))?, x.shape())),
         false => None,
     };
     let dw = match w.track_op() {
-        true => Some(tensor(&gpu, weight_gradient(&gpu, g, values, dy, (batch, outputs))?, w.shape())),
+        // a frozen layer's input may have been released
+        true => Some(tensor(&gpu, weight_gradient(&gpu, g, input(&sx, lx)?, dy, (batch, outputs))?, w.shape())),
         false => None,
     };
     Ok((dx, dw))

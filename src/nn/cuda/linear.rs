@@ -35,13 +35,14 @@ pub fn forward(
 pub fn backward(x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
     let gpu = Gpu::of(dy)?;
     let (outputs, inputs) = w.dims2()?;
-    let rows = x.elem_count() / inputs.max(1);
+    let elements = x.elem_count();
+    let rows = elements / inputs.max(1);
     let ((sx, lx), (sw, lw), (sd, ld)) = (x.storage_and_layout(), w.storage_and_layout(), dy.storage_and_layout());
-    let (values, weight, dy) = (input(&sx, lx)?, input(&sw, lw)?, input(&sd, ld)?);
+    let (weight, dy) = (input(&sw, lw)?, input(&sd, ld)?);
     let (mut dx, mut dw) = (None, None);
     if x.track_op() {
-        let gradient = gpu.floats(values.len)?;
-        let to = Operand { at: gpu.address(&gradient), len: values.len, half: false };
+        let gradient = gpu.floats(elements)?;
+        let to = Operand { at: gpu.address(&gradient), len: elements, half: false };
         let dy = gpu.beside(dy, weight.half)?;
         let sizes = Sizes { batch: 1, m: rows, n: inputs, k: outputs };
         let (a, b) = (Matrix::new(&dy.operand, outputs), Matrix::new(&weight, inputs));
@@ -49,6 +50,7 @@ pub fn backward(x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, 
         dx = Some(tensor(&gpu, gradient, x.shape()));
     }
     if w.track_op() {
+        let values = input(&sx, lx)?; // not before: a frozen layer's input may have been released
         let gradient = gpu.floats(outputs * inputs)?;
         let to = Operand { at: gpu.address(&gradient), len: outputs * inputs, half: false };
         let sizes = Sizes { batch: 1, m: outputs, n: inputs, k: rows };

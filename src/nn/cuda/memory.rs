@@ -42,6 +42,14 @@ pub fn operand(storage: &CudaStorage, layout: &Layout) -> Result<Operand> {
         CudaStorageSlice::BF16(slice) => (slice.device_ptr(&stream).0, true),
         _ => bail!("a fused op got an operand that is neither f32 nor bf16"),
     };
+    let there = match &storage.slice {
+        CudaStorageSlice::F32(slice) => slice.len(),
+        CudaStorageSlice::BF16(slice) => slice.len(),
+        _ => 0,
+    };
+    if end > there {
+        bail!("a fused op got an operand whose elements were given back");
+    }
     let whole = Operand { at, len: end - start, half };
     Ok(Operand { at: whole.from(start), ..whole })
 }
@@ -63,4 +71,14 @@ pub fn output(gpu: &Gpu, values: Floats, shape: impl Into<Shape>) -> (CudaStorag
 pub fn tensor(gpu: &Gpu, values: Floats, shape: impl Into<Shape>) -> Tensor {
     let storage = f32::wrap_cuda_slice(values, gpu.device.clone());
     Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false)
+}
+
+/// Gives the elements back, if there are no others in the same memory; see `nn::release`.
+pub fn release(storage: &mut CudaStorage, layout: &Layout) -> Result<()> {
+    if let CudaStorageSlice::F32(slice) = &storage.slice
+        && slice.len() == layout.shape().elem_count()
+    {
+        storage.slice = CudaStorageSlice::F32(storage.device.alloc_zeros::<f32>(1)?);
+    }
+    Ok(())
 }

@@ -20,7 +20,7 @@ pub mod upsample;
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::{Device, Result, Tensor, bail};
 use half::bf16;
-pub use memory::Floats;
+pub use memory::{Floats, release};
 use memory::{Halves, Operand, input, operand, output, tensor};
 use module::{Kernels, Name};
 use product::{Matrix, Sizes, product};

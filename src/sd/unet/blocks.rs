@@ -3,7 +3,7 @@
 use super::UnetConfig;
 use super::resnet::{Downsample, ResnetBlock, Upsample};
 use super::transformer::Transformer2d;
-use crate::nn::{ParamPath, concat_channels};
+use crate::nn::{ParamPath, concat_channels, release};
 use crate::{Error, Result};
 use candle_core::Tensor;
 
@@ -121,7 +121,8 @@ impl UpBlock {
         let mut x = x.clone();
         for (j, resnet) in self.resnets.iter().enumerate() {
             let skip = skips.pop().ok_or_else(|| Error::Weights("the UNet has more up resnets than skips".into()))?;
-            x = resnet.forward(&concat_channels(&x, &skip)?, temb)?; // (B, in + skip, H, W)
+            let both = concat_channels(&x, &skip)?; // (B, in + skip, H, W)
+            release(std::mem::replace(&mut x, resnet.forward(&both, temb)?))?;
             if let Some(attention) = self.attentions.get(j) {
                 x = attention.forward(&x, context)?;
             }

@@ -17,12 +17,19 @@ impl Footprint {
     /// A resnet keeps its input normed, and six maps of its output's size (convolution, plus timestep, norm, convolution,
     /// shortcut, sum); an attention four maps around its blocks, and each block 30: three norms, self-attention's three
     /// projections, result, output and sum, cross-attention's four, the feed-forward's 8 + 4 + 1 + 1, and rounding up.
-    pub fn new(c: &UnetConfig, (height, width): (usize, usize)) -> Self {
+    ///
+    /// If only cross-attention is trained, what frozen layers read goes at once (`nn::release`): a resnet keeps two maps (after the
+    /// timestep, and the sum), an attention two around its blocks, and each block 20: self-attention's projections, result and sum,
+    /// cross-attention's norm, queries, result and sum, the feed-forward's 8 and sum, and rounding up.
+    pub fn new(c: &UnetConfig, (height, width): (usize, usize), only_cross_attention: bool) -> Self {
         let pixels = |level: usize| (height >> level).max(1) * (width >> level).max(1);
-        let resnet = |inputs: usize, outputs: usize, level: usize| (inputs + 6 * outputs) * pixels(level);
+        let (around, block, upsampled) = if only_cross_attention { (2, 20, 1) } else { (6, 30, 2) };
+        let resnet = |inputs: usize, outputs: usize, level: usize| {
+            (if only_cross_attention { 2 * outputs } else { inputs + 6 * outputs }) * pixels(level)
+        };
         let attention = |level: usize| {
             let blocks = c.transformer_layers_per_block.at(level);
-            (6 + 30 * blocks) * c.block_out_channels[level] * pixels(level)
+            (around + block * blocks) * c.block_out_channels[level] * pixels(level)
         };
         let channels = |level: usize| c.block_out_channels[level];
         let top = c.levels() - 1;
@@ -56,7 +63,7 @@ impl Footprint {
                 piece += if cross { attention(level) } else { 0 };
             }
             if level > 0 {
-                piece += 2 * channels(level) * pixels(level - 1);
+                piece += upsampled * channels(level) * pixels(level - 1);
             }
             pieces.push(piece);
             boundaries += channels(level) * pixels(level.saturating_sub(1));

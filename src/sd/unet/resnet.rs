@@ -1,7 +1,7 @@
 //! `ResnetBlock2D`, and the convolutions between levels.
 
 use crate::Result;
-use crate::nn::{Conv2d, GroupNorm, Linear, ParamPath, add, add_per_channel, upsample_nearest2x};
+use crate::nn::{Conv2d, GroupNorm, Linear, ParamPath, add, add_per_channel, release, upsample_nearest2x};
 use candle_core::Tensor;
 
 /// Two 3x3 convolutions around a residual, with the timestep added between them (diffusers' `ResnetBlock2D`).
@@ -38,16 +38,23 @@ impl ResnetBlock {
     /// # Shape
     /// `x` `(B, in, H, W)`, `silu_temb` `(B, time_features)` (SiLU already applied) -> `(B, out, H, W)`.
     pub fn forward(&self, x: &Tensor, silu_temb: &Tensor) -> Result<Tensor> {
-        let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
-        let h = add_per_channel(&h, &self.time_emb_proj.forward(silu_temb)?)?;
+        let convolved = self.conv1.forward_releasing(self.norm1.forward_silu(x)?)?;
+        let h = add_per_channel(&convolved, &self.time_emb_proj.forward(silu_temb)?)?;
+        release(convolved)?;
         let normed = self.norm2.forward_silu(&h)?;
         drop(h); // in sampling nothing else holds it
-        let h = self.conv2.forward(&normed)?;
-        drop(normed);
-        match &self.conv_shortcut {
-            Some(conv) => add(&conv.forward(x)?, &h),
-            None => add(x, &h),
-        }
+        let h = self.conv2.forward_releasing(normed)?;
+        let sum = match &self.conv_shortcut {
+            Some(conv) => {
+                let shortcut = conv.forward(x)?;
+                let sum = add(&shortcut, &h)?;
+                release(shortcut)?;
+                sum
+            }
+            None => add(x, &h)?,
+        };
+        release(h)?;
+        Ok(sum)
     }
 }
 
@@ -77,6 +84,6 @@ impl Upsample {
 
     /// Shape: `(B, C, H, W)` -> `(B, C, 2H, 2W)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.0.forward(&upsample_nearest2x(x)?)
+        self.0.forward_releasing(upsample_nearest2x(x)?)
     }
 }

@@ -1,7 +1,9 @@
 //! `Transformer2DModel`: self-attention, cross-attention to the text, feed-forward, over the pixels of a feature map.
 
 use crate::Result;
-use crate::nn::{Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention, from_tokens, geglu, to_tokens};
+use crate::nn::{
+    Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention, from_tokens, geglu, release, to_tokens,
+};
 use candle_core::Tensor;
 
 /// `attn1` (pixels to pixels) or `attn2` (pixels to text tokens).
@@ -24,11 +26,23 @@ impl Attention {
         })
     }
 
+    /// Whether the backward pass reads `x`, as trainable projections do.
+    fn reads_input(&self) -> bool {
+        [&self.to_q, &self.to_k, &self.to_v].into_iter().any(Linear::is_trainable)
+    }
+
     /// Shape: `x` `(B, S, channels)`, `context` `(B, T, context)` -> `(B, S, channels)`.
     fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
         let (q, k, v) = (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
         self.to_out.forward(&attention(&q, &k, &v, self.heads, false)?)
     }
+}
+
+/// `x + h`, for an `h` that nothing else reads.
+fn add_last(x: &Tensor, h: Tensor) -> Result<Tensor> {
+    let sum = add(x, &h)?;
+    release(h)?;
+    Ok(sum)
 }
 
 /// `ff`: a GEGLU of four times the width, and back.
@@ -45,8 +59,9 @@ impl FeedForward {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.out.forward(&geglu(&self.proj.forward(x)?)?)
+    /// Nothing else reads `x`.
+    fn forward(&self, x: Tensor) -> Result<Tensor> {
+        self.out.forward_releasing(geglu(&self.proj.forward_releasing(x)?)?)
     }
 }
 
@@ -75,9 +90,16 @@ impl TransformerBlock {
 
     fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
         let normed = self.norm1.forward(x)?;
-        let x = add(x, &self.attn1.forward(&normed, &normed)?)?;
-        let x = add(&x, &self.attn2.forward(&self.norm2.forward(&x)?, context)?)?;
-        add(&x, &self.ff.forward(&self.norm3.forward(&x)?)?)
+        let x = add_last(x, self.attn1.forward(&normed, &normed)?)?;
+        if !self.attn1.reads_input() {
+            release(normed)?;
+        }
+        let normed = self.norm2.forward(&x)?;
+        let x = add_last(&x, self.attn2.forward(&normed, context)?)?;
+        if !self.attn2.reads_input() {
+            release(normed)?;
+        }
+        add_last(&x, self.ff.forward(self.norm3.forward(&x)?)?)
     }
 }
 
@@ -129,18 +151,36 @@ impl Transformer2d {
     /// Shape: `x` `(B, C, H, W)`, `context` `(B, T, context)` -> `(B, C, H, W)`.
     pub fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
         let (_, _, height, width) = x.dims4()?;
-        let h = self.norm.forward(x)?;
+        let normed = self.norm.forward(x)?;
         let mut h = match &self.proj_in {
-            Projection::Conv(conv) => to_tokens(&conv.forward(&h)?)?, // (B, HW, C)
-            Projection::Linear(linear) => linear.forward(&to_tokens(&h)?)?,
+            Projection::Conv(conv) => {
+                let projected = conv.forward_releasing(normed)?;
+                let tokens = to_tokens(&projected)?; // (B, HW, C)
+                release(projected)?;
+                tokens
+            }
+            Projection::Linear(linear) => {
+                let tokens = to_tokens(&normed)?;
+                release(normed)?;
+                linear.forward_releasing(tokens)?
+            }
         };
         for block in &self.transformer_blocks {
             h = block.forward(&h, context)?;
         }
         let h = match &self.proj_out {
-            Projection::Conv(conv) => conv.forward(&from_tokens(&h, height, width)?)?, // (B, C, H, W)
-            Projection::Linear(linear) => from_tokens(&linear.forward(&h)?, height, width)?,
+            Projection::Conv(conv) => {
+                let map = from_tokens(&h, height, width)?; // (B, C, H, W)
+                release(h)?;
+                conv.forward_releasing(map)?
+            }
+            Projection::Linear(linear) => {
+                let projected = linear.forward_releasing(h)?;
+                let map = from_tokens(&projected, height, width)?;
+                release(projected)?;
+                map
+            }
         };
-        add(x, &h)
+        add_last(x, h)
     }
 }

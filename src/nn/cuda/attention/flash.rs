@@ -56,7 +56,7 @@ pub fn backward(gpu: &Gpu, way: &Way, tensors: [&Tensor; 5], lse: &Floats) -> Re
     let all = way.batch * way.heads;
     let delta = gpu.floats(all * way.s)?;
     let (rows, to_delta) = (all * way.s, gpu.address(&delta));
-    launch!(gpu, Name::AttentionDelta, warps(rows), out.at, dout.at, to_delta, rows, way.d)?;
+    launch!(gpu, Name::AttentionDelta, warps(rows), out.at, dout.at, to_delta, rows, way.d, 1i32)?;
     let lse = gpu.address(lse);
     let [heads, s, t, d] = [way.heads, way.s, way.t, way.d].map(|n| n as i32);
     let (causal, scale) = (i32::from(way.causal), way.scale());

@@ -186,7 +186,7 @@ pub fn backward(
         let (out, dout) = (apart(out, way.s, false)?, apart(dout, way.s, false)?);
         let n = all * way.s;
         let (o, d) = (out.operand.at, dout.operand.at);
-        launch!(&gpu, Name::AttentionDelta, warps(n), o, d, delta_at.at, n, way.d)?;
+        launch!(&gpu, Name::AttentionDelta, warps(n), o, d, delta_at.at, n, way.d, i32::from(half))?;
         if half { Heads::rounded(&gpu, dout)? } else { dout }
     };
     let gradient = |wanted: bool, len: usize| wanted.then(|| gpu.floats(all * len * way.d)).transpose();

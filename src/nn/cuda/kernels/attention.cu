@@ -54,12 +54,21 @@ extern "C" __global__ void softmax_bf16(const float *scores, Bf16 *probabilities
     softmax_of(scores, probabilities, lse, t, line, row, s, causal);
 }
 
-// delta = sum of out dout over each row of d features; a warp for each row, blocks of 32 x 8 threads.
-extern "C" __global__ void attention_delta(const float *out, const float *dout, float *delta, size_t rows, size_t d) {
+// delta = sum of out dout over each row of d features; a warp for each row, blocks of 32 x 8 threads. Where products are of bf16, dout
+// is rounded here as it is there, so that what must cancel does.
+extern "C" __global__ void attention_delta(const float *out, const float *dout, float *delta, size_t rows, size_t d, int half) {
     size_t r = (size_t)blockIdx.x * blockDim.y + threadIdx.y;
     if (r >= rows) return;
     float sum = 0.0f;
-    for (size_t i = threadIdx.x; i < d; i += 32) sum += out[r * d + i] * dout[r * d + i];
+    for (size_t i = threadIdx.x; i < d; i += 32) {
+        float slope = dout[r * d + i];
+        if (half) {
+            Bf16 rounded;
+            put(&rounded, slope);
+            slope = get(&rounded);
+        }
+        sum += out[r * d + i] * slope;
+    }
     sum = warp_sum(sum);
     if (threadIdx.x == 0) delta[r] = sum;
 }
