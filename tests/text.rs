@@ -89,3 +89,14 @@ fn wrong_files_are_named() {
 fn the_same_with_lesser_instructions() {
     common::with_lesser_instructions("lesser_instructions");
 }
+
+#[test]
+fn words_are_the_means_of_their_tokens() {
+    let encoder = encoder(repository("weights/demo/text_encoder"));
+    let [a, b, c] = [[3u32], [5], [9]].map(|ids| encoder.mean_tokens(&[ids.to_vec()]).unwrap());
+    let both = encoder.mean_tokens(&[vec![5], vec![3]]).unwrap();
+    assert_close("single", &both, &candle_core::Tensor::cat(&[&b, &a], 0).unwrap(), 0.0);
+    let mixed = encoder.mean_tokens(&[vec![9], vec![3, 5]]).unwrap();
+    let mean = ((a + b).unwrap() / 2.0).unwrap();
+    assert_close("mixed", &mixed, &candle_core::Tensor::cat(&[&c, &mean], 0).unwrap(), 1e-6);
+}

@@ -41,7 +41,7 @@ pub use malformed::read_header;
 pub use modelspec::{About, modelspec, title};
 pub use output_folder::OutputFolder;
 pub use precision::{Loading, Precision};
-pub use read::{Component, load_tensors};
+pub use read::{Component, load_tensors, load_tensors_on};
 pub use save::{erase_metadata, save_edited, save_edited_as};
 pub use single_file::{SingleFile, write_edited_single_file};
 pub use temporary::{abandon, sweep_files};

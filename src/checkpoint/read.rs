@@ -39,7 +39,7 @@ pub fn load_tensors(files: &ModelFiles, rel: &str) -> Result<Component> {
 ///
 /// # Errors
 /// As [`load_tensors`].
-pub(super) fn load_tensors_on(files: &ModelFiles, rel: &str, device: &Device) -> Result<Component> {
+pub fn load_tensors_on(files: &ModelFiles, rel: &str, device: &Device) -> Result<Component> {
     load_tensors_as(files, rel, &Loading { device, ..Loading::default() }, &|_| true, None)
 }
 

@@ -117,9 +117,8 @@ mod tests {
         }
         let difference = (params.get("x").unwrap() - var.as_tensor()).unwrap().abs().unwrap().max_all().unwrap();
         assert!(difference.to_scalar::<f32>().unwrap() < 1e-5);
-        assert!(
-            (start - var.as_tensor()).unwrap().abs().unwrap().min_all().unwrap().to_scalar::<f32>().unwrap() > 1e-4
-        );
+        let moved = (start - var.as_tensor()).unwrap().abs().unwrap().mean_all().unwrap();
+        assert!(moved.to_scalar::<f32>().unwrap() > 1e-3);
     }
 
     #[test]

@@ -165,9 +165,9 @@ fn nearest(model: &StableDiffusion, concept: &Concept, name: &str, prompt: &str,
         model.tokenizer.words().into_iter().filter(|word| !known.contains(word)).collect();
     candidates.sort();
     if candidates.len() > READ {
-        let token = |word: &String| model.text_encoder.mean_token(&model.tokenizer.content_ids(word)?);
-        let tokens = candidates.iter().map(token).collect::<Result<Vec<_>>>()?;
-        let from = distances(&Tensor::cat(&tokens, 0)?, &token(&name.to_string())?)?;
+        let ids = candidates.iter().map(|word| model.tokenizer.content_ids(word)).collect::<Result<Vec<_>>>()?;
+        let own = model.text_encoder.mean_tokens(&[model.tokenizer.content_ids(name)?])?;
+        let from = distances(&model.text_encoder.mean_tokens(&ids)?, &own)?;
         candidates = least(candidates, &from, READ);
     }
     if candidates.is_empty() {

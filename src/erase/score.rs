@@ -20,14 +20,23 @@ impl Sensitivity {
     pub fn add(&mut self, gradients: &Gradients) -> Result<()> {
         for (name, gradient) in gradients {
             if !gradient.device().is_cpu() {
-                let (size, sum) = (gradient.detach().abs()?, self.on_gpu.remove(name));
-                self.on_gpu.insert(name.clone(), sum.map_or(Ok(size.clone()), |sum| sum + &size)?);
+                self.add_on_gpu(name, gradient)?;
                 continue;
             }
             let g: Vec<f32> = gradient.flatten_all()?.to_vec1()?;
             let sums = self.sums.entry(name.clone()).or_insert_with(|| vec![0.0; g.len()]);
             sums.par_iter_mut().with_min_len(1 << 14).zip(g).for_each(|(sum, g)| *sum += g.abs());
         }
+        Ok(())
+    }
+
+    fn add_on_gpu(&mut self, name: &str, gradient: &Tensor) -> Result<()> {
+        let size = gradient.detach().abs()?;
+        let sum = match self.on_gpu.remove(name) {
+            Some(sum) => (sum + size)?,
+            None => size,
+        };
+        self.on_gpu.insert(name.to_string(), sum);
         Ok(())
     }
 
@@ -60,5 +69,30 @@ impl Sensitivity {
             self.sums.insert(name, scores.flatten_all()?.to_vec1()?);
         }
         Ok(self.sums)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn on_a_gpu_the_scores_are_the_same() {
+        let random = || Tensor::randn(0f32, 1., (5, 3), &Device::Cpu).unwrap();
+        let params = ParamStore::new([("w".to_string(), random())].into());
+        let [mut host, mut other, mut gpu, mut other_gpu] = [(); 4].map(|()| Sensitivity::default());
+        for (host, gpu) in [(&mut host, &mut gpu), (&mut other, &mut other_gpu)] {
+            for _ in 0..3 {
+                let gradient = random();
+                host.add(&[("w".to_string(), gradient.clone())].into()).unwrap();
+                gpu.add_on_gpu("w", &gradient).unwrap(); // what is computed there needs no GPU
+            }
+        }
+        host.contrast(&other).unwrap();
+        gpu.contrast(&other_gpu).unwrap();
+        let [host, gpu] = [host, gpu].map(|sensitivity| sensitivity.scores(&params).unwrap());
+        assert_eq!(host, gpu);
+        assert!(host["w"].iter().any(|score| *score > 0.0) && host["w"].contains(&0.0), "{host:?}");
     }
 }

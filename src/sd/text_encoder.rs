@@ -126,10 +126,23 @@ impl TextEncoder {
         &self.config
     }
 
-    /// The mean of some tokens' embeddings before the first layer, `(1, hidden)`.
-    pub fn mean_token(&self, ids: &[u32]) -> Result<Tensor> {
+    /// For each text's ids, the mean of its tokens' embeddings before the first layer.
+    ///
+    /// # Shape
+    /// `N` texts -> `(N, hidden)`.
+    pub fn mean_tokens(&self, texts: &[Vec<u32>]) -> Result<Tensor> {
+        let ids: Vec<u32> = texts.iter().flatten().copied().collect();
         let index = Tensor::new(ids, self.token_embedding.device())?;
-        Ok(self.token_embedding.index_select(&index, 0)?.to_dtype(DType::F32)?.mean_keepdim(0)?)
+        let tokens = self.token_embedding.index_select(&index, 0)?.to_dtype(DType::F32)?;
+        if texts.iter().all(|ids| ids.len() == 1) {
+            return Ok(tokens); // a vocabulary's words, by the ten thousand
+        }
+        let mut first = 0;
+        let means = texts.iter().map(|ids| {
+            first += ids.len();
+            tokens.narrow(0, first - ids.len(), ids.len())?.mean_keepdim(0)
+        });
+        Ok(Tensor::cat(&means.collect::<candle_core::Result<Vec<_>>>()?, 0)?)
     }
 
     /// The last hidden state after the final norm.

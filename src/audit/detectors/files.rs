@@ -1,12 +1,13 @@
 //! Where a detector's files are: a folder of its own, or a folder of a model.
 
 use crate::audit::image_processor::{ImageProcessor, ProcessorKind};
-use crate::checkpoint::{ModelFiles, WeightFiles, load_tensors, sha256_file, sha256_hex};
+use crate::checkpoint::{ModelFiles, WeightFiles, load_tensors_on, sha256_file, sha256_hex};
 use crate::hub::{self, Hub, Lookup};
 use crate::nn::ParamStore;
 use crate::progress::Progress;
 use crate::sd::Tokenizer;
 use crate::{Error, Result};
+use candle_core::Device;
 use serde_json::Value;
 use std::path::Path;
 
@@ -15,12 +16,20 @@ const WEIGHTS: &str = "model.safetensors";
 const PREPROCESSOR: &str = "preprocessor_config.json";
 
 /// A detector's files.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct DetectorFiles {
     files: ModelFiles,
     /// Within `files`, with `/`; empty for the folder itself.
     folder: String,
     name: String,
+    device: Device,
+}
+
+impl PartialEq for DetectorFiles {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.files, &self.folder, &self.name) == (&other.files, &other.folder, &other.name)
+            && self.device.same_device(&other.device)
+    }
 }
 
 impl DetectorFiles {
@@ -84,7 +93,12 @@ impl DetectorFiles {
     /// A folder of a model: the demo's `clip`, Stable Diffusion's `safety_checker`.
     pub fn within(files: ModelFiles, folder: &str) -> Self {
         let name = files.describe(folder);
-        Self { files, folder: folder.to_string(), name }
+        Self { files, folder: folder.to_string(), name, device: Device::Cpu }
+    }
+
+    /// The same, to be opened on this device.
+    pub fn on(self, device: &Device) -> Self {
+        Self { device: device.clone(), ..self }
     }
 
     /// What a report should call it.
@@ -114,7 +128,7 @@ impl DetectorFiles {
 
     /// The weights.
     pub(super) fn weights(&self) -> Result<ParamStore> {
-        Ok(ParamStore::new(load_tensors(&self.files, &self.rel(WEIGHTS))?.tensors))
+        Ok(ParamStore::new(load_tensors_on(&self.files, &self.rel(WEIGHTS), &self.device)?.tensors))
     }
 
     /// SHA-256 of the weights' file; of shards, that of a line `NAME\0HASH\n` for each, as of a whole model.

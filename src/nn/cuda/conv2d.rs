@@ -1,4 +1,5 @@
-//! Convolutions as products with columns: `y = W X + b`, `dX = W^T dy` gathered back onto the input, `dW = sum of dy X^T`.
+//! Convolutions as products with columns: `y = W X + b`, `dX` the same of `dy` with the kernel flipped (3x3, stride 1) or `W^T dy`
+//! gathered back onto the input, `dW = sum of dy X^T`.
 
 use super::*;
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
@@ -91,36 +92,49 @@ pub fn forward(
     let gpu = Gpu::new(&x.device)?;
     let (batch, outputs) = (lx.dims()[0], lw.dims()[0]);
     let (x, w) = (operand(x, lx)?, operand(w, lw)?);
+    let bias = bias.map(|(bias, layout)| operand(bias, layout)).transpose()?;
+    let y = convolve(&gpu, g, x, w, bias, (batch, outputs))?;
+    Ok(output(&gpu, y, (batch, outputs, g.out_height as usize, g.out_width as usize)))
+}
+
+fn convolve(
+    gpu: &Gpu,
+    g: &Geometry,
+    x: Operand,
+    w: Operand,
+    bias: Option<Operand>,
+    (batch, outputs): (usize, usize),
+) -> Result<Floats> {
     let sample = outputs * g.pixels();
     let y = gpu.floats(batch * sample)?;
     let to = Operand { at: gpu.address(&y), len: batch * sample, half: false };
     let mut beta = 0.0;
-    if let Some((bias, layout)) = bias {
-        each!(&gpu, Name::FillMaps, to.len, operand(bias, layout)?.at, to.at, to.len, g.pixels(), outputs)?;
+    if let Some(bias) = bias {
+        each!(gpu, Name::FillMaps, to.len, bias.at, to.at, to.len, g.pixels(), outputs)?;
         beta = 1.0;
     }
     let weight = Matrix::new(&w, g.taps());
     let multiply = |columns: Matrix, images: usize, image: usize, first: usize, pixels: usize| {
         let sizes = Sizes { batch: images, m: outputs, n: pixels, k: g.taps() };
         let to = Matrix { at: to.from(image * sample + first), ..Matrix::new(&to, g.pixels()) };
-        product(&gpu, sizes, weight, columns, (1.0, beta), to.apart(sample))
+        product(gpu, sizes, weight, columns, (1.0, beta), to.apart(sample))
     };
     if g.is_product() {
         let x = gpu.beside(x, w.half)?;
         multiply(Matrix::new(&x.operand, g.pixels()).apart(g.in_sample()), batch, 0, 0, g.pixels())?;
-    } else {
-        let (images, rows) = g.shares(batch, if w.half { 2 } else { 4 });
-        for image in (0..batch).step_by(images) {
-            let images = images.min(batch - image);
-            for row in (0..g.out_height as usize).step_by(rows) {
-                let rows = rows.min(g.out_height as usize - row);
-                let columns = Columns::new(&gpu, g, x.from(image * g.in_sample()), images, (row, rows), w.half)?;
-                let width = g.out_width as usize;
-                multiply(columns.matrix, images, image, row * width, rows * width)?;
-            }
+        return Ok(y);
+    }
+    let (images, rows) = g.shares(batch, if w.half { 2 } else { 4 });
+    for image in (0..batch).step_by(images) {
+        let images = images.min(batch - image);
+        for row in (0..g.out_height as usize).step_by(rows) {
+            let rows = rows.min(g.out_height as usize - row);
+            let columns = Columns::new(gpu, g, x.from(image * g.in_sample()), images, (row, rows), w.half)?;
+            let width = g.out_width as usize;
+            multiply(columns.matrix, images, image, row * width, rows * width)?;
         }
     }
-    Ok(output(&gpu, y, (batch, outputs, g.out_height as usize, g.out_width as usize)))
+    Ok(y)
 }
 
 /// `dx` and `dW`, each where tracked.
@@ -147,6 +161,9 @@ fn input_gradient(
     dy: Operand,
     (batch, outputs): (usize, usize),
 ) -> Result<Floats> {
+    if (g.kernel, g.stride, g.padding) == (3, 1, 1) {
+        return flipped(gpu, g, weight, dy, (batch, outputs));
+    }
     let dx = gpu.floats(batch * g.in_sample())?;
     let to = Operand { at: gpu.address(&dx), len: batch * g.in_sample(), half: false };
     let (pixels, sample) = (g.pixels(), outputs * g.pixels());
@@ -172,6 +189,26 @@ fn input_gradient(
         launch!(gpu, Name::ColumnsGrad, grid, between.at, to.from(image * g.in_sample()), *g)?;
     }
     Ok(dx)
+}
+
+/// The input's gradient of a 3x3 convolution of stride 1 and padding 1: the same of `dy`, with the kernel flipped and its channels
+/// swapped.
+fn flipped(gpu: &Gpu, g: &Geometry, w: Operand, dy: Operand, (batch, outputs): (usize, usize)) -> Result<Floats> {
+    let (halves, floats) = match w.half {
+        true => (Some(gpu.halves(w.len)?), None),
+        false => (None, Some(gpu.floats(w.len)?)),
+    };
+    let at = match (&halves, &floats) {
+        (Some(halves), _) => gpu.address(halves),
+        (_, Some(floats)) => gpu.address(floats),
+        _ => 0,
+    };
+    let inputs = g.inputs as usize;
+    let grid = ((inputs.div_ceil(16) as u32, outputs.div_ceil(16) as u32, 1), (16, 16, 1));
+    let name = if w.half { Name::FlipBf16 } else { Name::FlipF32 };
+    launch!(gpu, name, grid, w.at, at, outputs as i32, g.inputs)?;
+    let swapped = Geometry { inputs: outputs as i32, ..*g };
+    convolve(gpu, &swapped, dy, Operand { at, ..w }, None, (batch, inputs))
 }
 
 fn weight_gradient(

@@ -62,6 +62,22 @@ names! {
     Flash80 = "flash_80",
     Flash128 = "flash_128",
     Flash160 = "flash_160",
+    FlashKeys16 = "flash_keys_16",
+    FlashKeys32 = "flash_keys_32",
+    FlashKeys48 = "flash_keys_48",
+    FlashKeys64 = "flash_keys_64",
+    FlashKeys80 = "flash_keys_80",
+    FlashKeys128 = "flash_keys_128",
+    FlashKeys160 = "flash_keys_160",
+    FlashQueries16 = "flash_queries_16",
+    FlashQueries32 = "flash_queries_32",
+    FlashQueries48 = "flash_queries_48",
+    FlashQueries64 = "flash_queries_64",
+    FlashQueries80 = "flash_queries_80",
+    FlashQueries128 = "flash_queries_128",
+    FlashQueries160 = "flash_queries_160",
+    FlipF32 = "flip_f32",
+    FlipBf16 = "flip_bf16",
 }
 
 /// A device's kernels.

@@ -2,5 +2,6 @@
 #include "attention.cu"
 #include "convolution.cu"
 #include "flash.cu"
+#include "flash_grad.cu"
 #include "norm.cu"
 #include "pointwise.cu"

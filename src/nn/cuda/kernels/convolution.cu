@@ -59,3 +59,31 @@ extern "C" __global__ void columns_grad(const float *columns, float *dx, Geometr
         dx[i] = sum;
     }
 }
+
+// The kernel of the input's gradient: w (outputs, inputs, 9) -> (inputs, outputs, 9), the taps in reverse. Blocks of 16 x 16 threads,
+// grid (inputs / 16, outputs / 16).
+template <typename T>
+__device__ void flip_of(const T *w, T *flipped, int outputs, int inputs) {
+    __shared__ T tile[16][16][9];
+    int output = blockIdx.y * 16 + threadIdx.y, input = blockIdx.x * 16 + threadIdx.x;
+    if (output < outputs && input < inputs) {
+        const T *from = w + ((size_t)output * inputs + input) * 9;
+#pragma unroll
+        for (int tap = 0; tap < 9; tap++) tile[threadIdx.y][threadIdx.x][tap] = from[tap];
+    }
+    __syncthreads();
+    output = blockIdx.y * 16 + threadIdx.x, input = blockIdx.x * 16 + threadIdx.y;
+    if (output < outputs && input < inputs) {
+        T *to = flipped + ((size_t)input * outputs + output) * 9;
+#pragma unroll
+        for (int tap = 0; tap < 9; tap++) to[tap] = tile[threadIdx.x][threadIdx.y][8 - tap];
+    }
+}
+
+extern "C" __global__ void flip_f32(const float *w, float *flipped, int outputs, int inputs) {
+    flip_of(w, flipped, outputs, inputs);
+}
+
+extern "C" __global__ void flip_bf16(const Bf16 *w, Bf16 *flipped, int outputs, int inputs) {
+    flip_of(w, flipped, outputs, inputs);
+}

@@ -1,27 +1,8 @@
 // Attention without its scores in memory (FlashAttention 2, Dao 2023): a block has some queries of a head and goes over the keys, 64
 // at a time; products of bf16 on the tensor cores with sums in f32, as is the softmax.
-#include "common.cuh"
+#include "flash.cuh"
 
 #define KEYS 64
-
-__device__ __forceinline__ unsigned pair(float low, float high) {
-    unsigned both;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    return both;
-}
-
-// c (16 x 8) += a (16 x 16) b (16 x 8); PTX ISA, "Matrix Fragments for mma.m16n8k16".
-__device__ __forceinline__ void multiply(float c[4], const unsigned a[4], unsigned b0, unsigned b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// Two 8 x 8 blocks of rows that lie in shared memory, transposed; lanes 0 to 15 give the rows' addresses.
-__device__ __forceinline__ void transposed(unsigned &b0, unsigned &b1, const bf16_bits *row) {
-    unsigned at = (unsigned)__cvta_generic_to_shared(row);
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];" : "=r"(b0), "=r"(b1) : "r"(at));
-}
 
 // The maximum or sum over the four lanes that share a row.
 __device__ __forceinline__ float row_max(float x) {
@@ -50,30 +31,14 @@ __device__ void flash(const float *q, const float *k, const float *v, float *out
     v += sample * t * width + head * d;
 
     unsigned queries[D / 16][4];
-#pragma unroll
-    for (int i = 0; i < D / 16; i++) {
-#pragma unroll
-        for (int part = 0; part < 4; part++) {
-            int r = row + part % 2 * 8, c = i * 16 + column + part / 2 * 8;
-            float2 values = r < s && c < d ? *(const float2 *)(q + r * width + c) : make_float2(0.0f, 0.0f);
-            queries[i][part] = pair(values.x, values.y);
-        }
-    }
+    load_fragments<D>(queries, q, row, column, s, d, width);
     float sum[D / 8][4] = {}, largest[2] = {-INFINITY, -INFINITY}, total[2] = {0.0f, 0.0f};
-    scale *= 1.4426950408889634f; // powers of two below
+    scale *= LOG2E; // powers of two below
     int end = causal ? min(t, (int)(blockIdx.x + 1) * 16 * WARPS) : t;
     for (int first = 0; first < end; first += KEYS) {
         __syncthreads();
-        for (int i = threadIdx.x; i < KEYS * D / 4; i += 32 * WARPS) {
-            int r = i / (D / 4), c = i % (D / 4) * 4;
-            float4 key = make_float4(0.0f, 0.0f, 0.0f, 0.0f), value = key;
-            if (first + r < t && c < d) {
-                key = *(const float4 *)(k + (first + r) * width + c);
-                value = *(const float4 *)(v + (first + r) * width + c);
-            }
-            *(uint2 *)(keys + r * LINE + c) = make_uint2(pair(key.x, key.y), pair(key.z, key.w));
-            *(uint2 *)(values + r * LINE + c) = make_uint2(pair(value.x, value.y), pair(value.z, value.w));
-        }
+        load_rows<D, KEYS, 32 * WARPS>(keys, k, first, t, d, width);
+        load_rows<D, KEYS, 32 * WARPS>(values, v, first, t, d, width);
         __syncthreads();
         float scores[KEYS / 8][4];
 #pragma unroll
@@ -119,15 +84,9 @@ __device__ void flash(const float *q, const float *k, const float *v, float *out
         }
 #pragma unroll
         for (int i = 0; i < KEYS / 16; i++) {
-            unsigned p[4] = {pair(scores[2 * i][0], scores[2 * i][1]), pair(scores[2 * i][2], scores[2 * i][3]),
-                             pair(scores[2 * i + 1][0], scores[2 * i + 1][1]), pair(scores[2 * i + 1][2], scores[2 * i + 1][3])};
-            const bf16_bits *from = values + (i * 16 + lane % 16) * LINE;
-#pragma unroll
-            for (int n = 0; n < D / 8; n++) {
-                unsigned b0, b1;
-                transposed(b0, b1, from + n * 8);
-                multiply(sum[n], p, b0, b1);
-            }
+            unsigned p[4];
+            pairs_of(p, scores[2 * i], scores[2 * i + 1]);
+            add_product<D>(sum, p, values + (i * 16 + lane % 16) * LINE);
         }
     }
 #pragma unroll
@@ -158,3 +117,4 @@ FLASH(64, 4)
 FLASH(80, 4)
 FLASH(128, 4)
 FLASH(160, 4)
+#undef KEYS

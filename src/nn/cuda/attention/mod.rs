@@ -1,5 +1,7 @@
-//! Attention in `bf16` by `flash.cu`; otherwise in shares of queries: of the scores, never more than a share is in memory. The backward pass computes a share's
+//! Attention in `bf16` by [`flash`]; otherwise in shares of queries: of the scores, never more than a share is in memory. The backward pass computes a share's
 //! probabilities again from the log-sum-exp: `dV = P^T dO`, `dS = P (dO V^T - rowsum(O dO))`, `dQ = dS K`, `dK = dS^T Q`.
+
+mod flash;
 
 use super::*;
 use candle_core::{CudaStorage, Layout, Shape};
@@ -18,23 +20,6 @@ pub struct Way {
     pub causal: bool,
     /// Whether products are of `bf16`.
     pub half: bool,
-}
-
-/// Queries of a block of `flash.cu`.
-const QUERIES: usize = 64;
-
-/// The kernel of `flash.cu` for heads of `d` features, if there is one.
-fn flash(d: usize) -> Option<Name> {
-    const KERNELS: [(usize, Name); 7] = [
-        (16, Name::Flash16),
-        (32, Name::Flash32),
-        (48, Name::Flash48),
-        (64, Name::Flash64),
-        (80, Name::Flash80),
-        (128, Name::Flash128),
-        (160, Name::Flash160),
-    ];
-    KERNELS.into_iter().find(|(width, _)| d.is_multiple_of(4) && d <= *width).map(|(_, name)| name)
 }
 
 /// Heads and rows of queries that are worked on at a time: several heads whole, or rows of one.
@@ -124,15 +109,7 @@ pub fn forward(
     let half = way.half;
     let (q, k, v) = (operand(q, lq)?, operand(k, lk)?, operand(v, lv)?);
     let len = q.len;
-    let aligned = [&q, &k, &v].iter().all(|x| x.at.is_multiple_of(16));
-    if let Some(name) = flash(way.d).filter(|_| half && aligned) {
-        let (out, lse) = (gpu.floats(len)?, gpu.floats(way.batch * way.heads * way.s)?);
-        let grid = (way.s.div_ceil(QUERIES) as u32, (way.batch * way.heads) as u32, 1);
-        let (to_out, to_lse) = (gpu.address(&out), gpu.address(&lse));
-        let [heads, s, t, d] = [way.heads, way.s, way.t, way.d].map(|n| n as i32);
-        let (causal, scale) = (i32::from(way.causal), way.scale());
-        let threads = (QUERIES * 2) as u32; // a warp for 16 queries
-        launch!(&gpu, name, (grid, (threads, 1, 1)), q.at, k.at, v.at, to_out, to_lse, heads, s, t, d, causal, scale,)?;
+    if half && let Some((out, lse)) = flash::forward(&gpu, way, [q, k, v])? {
         return Ok((output(&gpu, out, lq.shape().clone()), lse));
     }
     let (q, k, v) = (
@@ -194,6 +171,9 @@ pub fn backward(
     let gpu = Gpu::of(dout)?;
     let half = way.half;
     let wanted = [q.track_op(), k.track_op(), v.track_op()];
+    if half && let Some([dq, dk, dv]) = flash::backward(&gpu, way, [q, k, v, out, dout], lse)? {
+        return Ok((dq, dk, dv));
+    }
     let apart = |x: &Tensor, len: usize, half: bool| -> Result<Heads> {
         let (storage, layout) = x.storage_and_layout();
         Heads::new(&gpu, way, input(&storage, layout)?, len, half)
