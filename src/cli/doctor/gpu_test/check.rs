@@ -329,7 +329,7 @@ mod tests {
     fn what_is_wrong_fails_and_is_said() {
         assert!(problem(|x| Ok((right(x)? * 1.001)?)).contains("the result differ by 1.0e-3"));
         let half = |x: &[Tensor]| Ok(((&x[0] * x[0].detach())? * &x[1])?); // the value is right, its slope is half
-        assert!(problem(half).starts_with("the gradients differ by 5.0e-1"));
+        assert!(problem(half).contains("the gradients differ by 5.0e-1"));
         let frozen = problem(right); // candle's own product has a gradient for both, tracked or not
         assert_eq!(frozen, "operand 1 is frozen but gets a gradient");
         assert!(problem(|x| Ok((x[0].sqr()? * x[1].detach())?)).contains("operand 1 is tracked but gets no gradient"));

@@ -210,7 +210,7 @@ fn layouts() -> Vec<Check> {
     let mut checks = Vec::new();
     for [b, c, d, h, w] in [[2, 3, 4, 5, 7], [2, 320, 640, 32, 32], [1, 1280, 1280, 8, 8]] {
         let x = of([b, c, h, w]);
-        checks.push(op("upsample_nearest2x", &[x.clone()], F32, |x| upsample_nearest2x(&x[0])));
+        checks.push(op("upsample_nearest2x", std::slice::from_ref(&x), F32, |x| upsample_nearest2x(&x[0])));
         checks.push(op("concat_channels", &[x.clone(), of([b, d, h, w])], F32, |x| concat_channels(&x[0], &x[1])));
         checks.push(op("add", &[x.clone(), x.clone()], F32, |x| add(&x[0], &x[1])));
         checks.push(op("add_per_channel", &[x.clone(), of([b, c])], F32, |x| add_per_channel(&x[0], &x[1])));
