@@ -7,6 +7,9 @@ use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
 
+/// Whether this build may find GPUs.
+const GPU_BUILD: bool = cfg!(any(feature = "cuda", feature = "metal"));
+
 fn doctor(args: &[&str]) -> Command {
     let mut command = Command::cargo_bin("erase-concept").unwrap();
     for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", Instructions::LIMIT] {
@@ -24,7 +27,10 @@ fn json(command: &mut Command) -> Value {
 #[test]
 fn it_says_what_is_here_on_stdout_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
-    let text = contains("kernels").and(contains("Hub cache")).and(contains("Stable Diffusion 1.4, 1.5"));
+    let text = contains("kernels")
+        .and(contains(if GPU_BUILD { "devices" } else { "cpu (this build has no CUDA" }))
+        .and(contains("Hub cache"))
+        .and(contains("Stable Diffusion 1.4, 1.5"));
     doctor(&[])
         .current_dir(folder.path())
         .assert()
@@ -41,7 +47,9 @@ fn it_says_what_is_here_on_stdout_and_nothing_else() {
     assert_eq!(found["instructions"]["used"], Instructions::best().name());
     let threads = std::thread::available_parallelism().unwrap().get();
     assert_eq!(found["threads"].as_u64().unwrap() as usize, threads);
-    assert_eq!(found["devices"], serde_json::json!(["cpu"]));
+    if !GPU_BUILD {
+        assert_eq!((&found["devices"], &found["gpus"]), (&serde_json::json!(["cpu"]), &serde_json::json!([])));
+    }
     assert!(found["self_test_seconds"].as_f64().unwrap() > 0.0 && found["disk"]["writable"] == true);
     assert_eq!(found["problems"], serde_json::json!([]));
     let sd = &found["models"][0];

@@ -82,6 +82,7 @@ fn with_halved_weights_only_what_is_trained_differs_and_the_report_says_so() {
     for file in ["report.json", "run.json"] {
         let value: Value = serde_json::from_slice(&found[file]).unwrap();
         assert_eq!(value["dtype"], "bf16", "{file}");
+        assert_eq!((&value["device"], &value["tf32"]), (&"cpu".into(), &false.into()), "{file}");
     }
     let report: Value = serde_json::from_slice(&found["report.json"]).unwrap();
     assert!(report["command"].as_str().unwrap().contains(" --dtype bf16 "));

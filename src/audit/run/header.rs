@@ -195,6 +195,7 @@ pub(super) mod tests {
         let mut here = header();
         here.settings.steps = 8;
         here.settings.selection.limit = Some(3);
+        (here.settings.device, here.settings.tf32) = ("cuda X".into(), true);
         here.models[0].sha256 = "00".repeat(32);
         let found = here.differences(&there);
         assert_eq!(
@@ -202,11 +203,16 @@ pub(super) mod tests {
             [
                 "models[0].sha256 is abababababababab... there and 0000000000000000... here",
                 "settings.steps is 30 there and 8 here",
+                "settings.device is cpu there and cuda X here",
+                "settings.tf32 is false there and true here",
                 "settings.limit is not given there and 3 here"
             ]
         );
         let line = serde_json::to_string(&there).unwrap();
         assert_eq!(serde_json::from_str::<Header>(&line).unwrap(), there);
+        // from before there was a choice
+        let old = line.replace(r#""device":"cpu","tf32":false,"#, "");
+        assert!(old != line && serde_json::from_str::<Header>(&old).unwrap() == there);
     }
 
     #[test]
