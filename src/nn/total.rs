@@ -50,7 +50,7 @@ mod tests {
             assert!(rows.elem_count() >= count.div_ceil(ROW), "{shape:?}");
             let sum = rows.sum_all().unwrap();
             let expected = (count as f32 - 1.0) / 2.0;
-            assert!((read(&[sum.clone()]).unwrap()[0] - expected).abs() <= 1e-4 * expected, "{shape:?}");
+            assert!((read(std::slice::from_ref(&sum)).unwrap()[0] - expected).abs() <= 1e-4 * expected, "{shape:?}");
             let gradient = sum.backward().unwrap().remove(&x).unwrap();
             assert!(gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().all(|g| *g == 1.0));
         }
