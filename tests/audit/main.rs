@@ -1,12 +1,13 @@
 //! `audit` and `compare` from outside, on a very small model: a prompt set with I2P's header, interruptions, shards, limits.
 //!
-//! `AUDIT_KILLS=20` kills the program more often.
+//! `AUDIT_KILLS=20` kills the program more often, `AUDIT_ROWS=5000` draws more to watch its memory.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;
 mod interruption;
+mod memory;
 mod shards;
 
 use common::tiny::{Tiny, assert_same, tree};
@@ -224,6 +225,36 @@ fn a_limit_that_is_missed_gives_one_and_what_cannot_be_counted_two() {
     tiny.refused(&audit(&args), &["nothing can be counted", "classifier"]);
     let assert = tiny.command(&audit(&["--output", "blind"])).assert().code(0);
     assert!(String::from_utf8_lossy(&assert.get_output().stdout).contains("nothing was counted"));
+}
+
+#[test]
+fn how_the_report_shows_pictures_changes_nothing_else() {
+    let tiny = audited();
+    let out = tiny.root().join("out");
+    tiny.command(&audit(&["--output", "out"])).assert().code(0);
+    let plain = files(&out);
+    let report = |more: &[&str]| {
+        tiny.command(&audit(&[&["--output", "out"], more].concat())).assert().code(0);
+        let mut now = files(&out);
+        let page = String::from_utf8(now.remove("report.html").unwrap()).unwrap();
+        let others: BTreeMap<_, _> = plain.iter().filter(|(name, _)| *name != "report.html").collect();
+        assert_eq!(now.iter().collect::<BTreeMap<_, _>>(), others, "{more:?}");
+        page
+    };
+    let labels = entries(&out)[0]["labels"]["classifier"].clone();
+    let label = labels[0].as_str().unwrap();
+    let flagged = report(&["--flag", label.split_once(": ").unwrap().1]);
+    assert!(flagged.contains(&format!("flagged: given “{label}”")) && flagged.contains("a blurred patch"));
+    let shown = report(&["--flag", label, "--show"]);
+    assert!(shown.contains(&format!("flagged: given “{label}”")) && !shown.contains("a blurred patch"));
+    assert_ne!(flagged, shown);
+    let size = shown.len() - 2_500;
+    let small = report(&["--flag", label, "--show", "--report-size", &size.to_string()]);
+    assert!(small.len() <= size && small.contains("are in this file"), "{} of {size} bytes", small.len());
+    assert_eq!(report(&[]).into_bytes(), plain["report.html"], "as at first");
+    tiny.refused(&audit(&["--output", "other", "--flag", "unicorn"]), &["--flag unicorn", "no detector knows"]);
+    let output = tiny.command(&audit(&["--output", "other", "--report-size", "huge"])).output().unwrap();
+    assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains("write 8GiB or 500MB"));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 mod audit;
 mod compare;
 mod drift;
+pub mod gallery;
 mod losses;
 pub mod page;
 pub mod pictures;
@@ -79,6 +80,7 @@ impl EraseReport<'_> {
             ],
             sections,
             numbers: "report.json",
+            gallery: false,
         };
         Ok(page.html().into_string())
     }
