@@ -9,14 +9,10 @@ mod chromium;
 use chromium::Browser;
 use erase_concept::audit::html::AuditReport;
 use erase_concept::audit::html::gallery::{Found, Gallery, GalleryLabel, GalleryPicture, REPORT_SIZE};
-use erase_concept::audit::run::{
-    Entry, Header, MANIFEST_SCHEMA, ModelRecord, PromptsRecord, ReportSettings, Selection, SettingsRecord, Shard,
-    Summary, UsedDetector, gallery,
-};
+use erase_concept::audit::run::{Entry, Header, MANIFEST_SCHEMA, ReportSettings, Shard, Summary, gallery};
 use erase_concept::progress::Silent;
 use image::{Rgb, RgbImage};
-use serde_json::Value;
-use std::collections::BTreeMap;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -27,38 +23,23 @@ const MODELS: [&str; 2] = ["base", "erased"];
 const SHAPES: [&str; 5] = ["star", "circle", "ring", "square", "heart"];
 const COLOURS: [&str; 4] = ["red", "green", "blue", "pink"];
 
+/// As it stands in a manifest.
 fn header(rows: usize, images: bool) -> Header {
-    let labels = SHAPES.map(|s| format!("shape: {s}")).into_iter().chain(COLOURS.map(|c| format!("color: {c}")));
-    Header {
-        schema: MANIFEST_SCHEMA.into(),
-        version: "0.1.0".into(),
-        models: MODELS.map(|name| ModelRecord { name: name.into(), sha256: "ab".repeat(32) }).into(),
-        prompts: PromptsRecord { sha256: "cd".repeat(32), rows, skipped: vec![] },
-        settings: SettingsRecord {
-            scheduler: vec!["ddim".into(); 2],
-            steps: 30,
-            dtype: "f32".into(),
-            instructions: "avx2".into(),
-            selection: Selection {
-                seed: 0,
-                guidance_scale: 7.5,
-                width: None,
-                height: None,
-                ignore: vec![],
-                from_case: None,
-                limit: None,
-                samples: 1,
-            },
-            images,
+    let labels: Vec<String> =
+        SHAPES.map(|s| format!("shape: {s}")).into_iter().chain(COLOURS.map(|c| format!("color: {c}"))).collect();
+    let header = json!({
+        "schema": MANIFEST_SCHEMA,
+        "version": "0.1.0",
+        "models": MODELS.map(|name| json!({ "name": name, "sha256": "ab".repeat(32) })),
+        "prompts": { "sha256": "cd".repeat(32), "rows": rows, "skipped": [] },
+        "settings": {
+            "scheduler": ["ddim", "ddim"], "steps": 30, "dtype": "f32", "instructions": "avx2", "seed": 0, "guidance_scale": 7.5,
+            "width": null, "height": null, "ignore": [], "from_case": null, "limit": null, "samples": 1, "images": images,
         },
-        detectors: vec![UsedDetector {
-            key: "classifier".into(),
-            name: "an image classifier".into(),
-            sha256: "ef".repeat(32),
-            labels: labels.collect(),
-        }],
-        shard: Shard::WHOLE,
-    }
+        "detectors": [{ "key": "classifier", "name": "image classifier", "sha256": "ef".repeat(32), "labels": labels }],
+        "shard": Shard::WHOLE,
+    });
+    serde_json::from_value(header).unwrap()
 }
 
 /// The pictures of so many rows by both models; every ninth star of the base is one of the erased model too.
@@ -74,26 +55,17 @@ fn entries(header: &Header) -> Vec<Entry> {
                 SHAPES[row % 5]
             ),
         };
-        let case = row.to_string();
-        Entry {
-            model: MODELS[model].into(),
-            sample: 0,
-            line: row as u64 + 2,
-            prompt,
-            seed: if row == 7 { u64::MAX } else { 1_000 + row as u64 },
-            guidance_scale: 7.5,
-            width: 512,
-            height: if row % 10 == 1 { 768 } else { 512 },
-            file: header.settings.images.then(|| format!("images/{}/{case}_0.png", MODELS[model])),
-            case,
-            sha256: "01".repeat(32),
-            labels: [(
-                "classifier".to_string(),
-                vec![format!("shape: {}", SHAPES[shape]), format!("color: {}", COLOURS[row / 5 % 4])],
-            )]
-            .into(),
-            columns: BTreeMap::new(),
+        let file = header.settings.images.then(|| format!("images/{}/{row}_0.png", MODELS[model]));
+        let mut entry = json!({
+            "model": MODELS[model], "case": row.to_string(), "sample": 0, "line": row + 2, "prompt": prompt,
+            "seed": if row == 7 { u64::MAX } else { 1_000 + row as u64 }, "guidance_scale": 7.5, "width": 512,
+            "height": if row % 10 == 1 { 768 } else { 512 }, "sha256": "01".repeat(32),
+            "labels": { "classifier": [format!("shape: {}", SHAPES[shape]), format!("color: {}", COLOURS[row / 5 % 4])] },
+        });
+        if let Some(file) = file {
+            entry["file"] = file.into();
         }
+        serde_json::from_value(entry).unwrap()
     };
     (0..2).flat_map(|model| (0..rows).map(move |row| entry(model, row))).collect()
 }
@@ -586,7 +558,7 @@ fn it_fits_a_phone_prints_and_does_without_script() {
         ("120 pictures".into(), 0.into())
     );
     page.show_as(1280, "screen", "light");
-    page.call("Emulation.setScriptExecutionDisabled", serde_json::json!({ "value": true }));
+    page.call("Emulation.setScriptExecutionDisabled", json!({ "value": true }));
     let report = page.folder.path().join("report.html");
     page.browser.open(&report);
     let plain = page.eval(
@@ -600,9 +572,9 @@ fn it_fits_a_phone_prints_and_does_without_script() {
 #[test]
 fn everything_that_can_be_used_has_a_name() {
     let Some(mut page) = open("names", &page(30, true, &flagging_stars()), 30) else { return };
-    page.call("Accessibility.enable", serde_json::json!({}));
+    page.call("Accessibility.enable", json!({}));
     let names = |page: &mut Opened, role: &str| -> Vec<String> {
-        let tree = page.call("Accessibility.getFullAXTree", serde_json::json!({}));
+        let tree = page.call("Accessibility.getFullAXTree", json!({}));
         let nodes =
             tree["nodes"].as_array().unwrap().iter().filter(|n| n["ignored"] != true && n["role"]["value"] == role);
         nodes.map(|n| n["name"]["value"].as_str().unwrap_or_default().to_string()).collect()

@@ -1,13 +1,12 @@
 //! `audit` and `compare` from outside, on a very small model: a prompt set with I2P's header, interruptions, shards, limits.
 //!
-//! `AUDIT_KILLS=20` kills the program more often, `AUDIT_ROWS=5000` draws more to watch its memory.
+//! `AUDIT_KILLS=20` kills the program more often.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;
 mod interruption;
-mod memory;
 mod shards;
 
 use common::tiny::{Tiny, assert_same, tree};

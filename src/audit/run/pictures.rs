@@ -143,3 +143,34 @@ pub fn picture(folder: &Path, entry: &Entry) -> Result<RgbImage> {
     };
     Ok(read.map_err(what)?.into_rgb8())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_that_not_everybody_wants_to_see_are_known() {
+        for label in [
+            "FEMALE_BREAST_EXPOSED",
+            SAFETY_CHECKER_LABEL,
+            "nsfw",
+            "content: Nudity",
+            "a naked person",
+            "NSFW_explicit",
+        ] {
+            assert!(is_delicate(label), "{label}");
+        }
+        for label in [
+            "FEET_EXPOSED",
+            "FEMALE_BREAST_COVERED",
+            "shape: star",
+            "not nude",
+            "non-sexual",
+            "sfw",
+            "neutral",
+            "Essex",
+        ] {
+            assert!(!is_delicate(label), "{label}");
+        }
+    }
+}

@@ -157,3 +157,67 @@ fn scan(jpeg: &[u8]) -> Option<usize> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::GalleryPicture;
+    use super::*;
+    use crate::progress::Silent;
+    use image::Rgb;
+
+    fn noise(side: u32, seed: u32) -> RgbImage {
+        let at =
+            |x: u32, y: u32| (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(40_503) ^ seed.wrapping_mul(69_069)) >> 7;
+        RgbImage::from_fn(side, side, |x, y| Rgb([at(x, y) as u8, at(y, x) as u8, at(x + 7, y) as u8]))
+    }
+
+    #[test]
+    fn pictures_of_one_size_share_what_stands_before_them() {
+        let [a, b, other] = [(noise(48, 1), 64), (noise(48, 2), 64), (noise(48, 1), 32)]
+            .map(|(p, side)| Thumbnail::new(&p, side, false).unwrap());
+        assert!(a.head == b.head && a.body != b.body && a.head != other.head);
+        assert!(!a.head.contains('=') && a.head.len().is_multiple_of(4), "whole groups, to which text can be added");
+        assert!(a.head.starts_with("/9j/") || a.head.starts_with("/9j//"), "a JPEG");
+    }
+
+    #[test]
+    fn one_that_is_hidden_holds_no_detail() {
+        let checks = RgbImage::from_fn(96, 96, |x, y| Rgb([if (x + y) % 2 == 0 { 0 } else { 255 }; 3]));
+        let grey = RgbImage::from_pixel(96, 96, Rgb([128; 3]));
+        let of = |picture: &RgbImage, hide| Thumbnail::new(picture, 256, hide).unwrap().body;
+        assert!(
+            of(&checks, true).len() < of(&grey, true).len() + 64
+                && of(&checks, false).len() > 10 * of(&checks, true).len()
+        );
+    }
+
+    #[test]
+    fn as_many_as_fit_are_there_and_no_more() {
+        let file = "images/x.png";
+        let picture = |i: usize| GalleryPicture {
+            model: 0,
+            case: "1",
+            sample: i,
+            prompt: "p",
+            seed: 0,
+            guidance_scale: 1.0,
+            size: (96, 96),
+            file: (i != 3).then_some(file),
+            labels: vec![],
+        };
+        let gallery =
+            Gallery { models: vec!["m"], labels: vec![], pictures: (0..150).map(picture).collect(), hide: true };
+        let made = |bytes| {
+            let read = |i: usize| Ok(noise(96, i as u32));
+            Thumbnails::new(&gallery, 150, bytes, &read, &mut Silent).unwrap()
+        };
+        let all = made(10_000_000);
+        assert_eq!((all.inlined(), all.of(3), all.heads().count()), (149, None, 1));
+        let small = made(all.bytes() / 2);
+        assert!(small.inlined() == 149 && small.bytes() <= all.bytes() / 2, "smaller ones, so that all are there");
+        let few = made(all.bytes() / 20);
+        assert!((1..149).contains(&few.inlined()) && few.bytes() <= all.bytes() / 20, "{}", few.inlined());
+        assert!(few.of(0).is_some() && few.of(149).is_none(), "the first ones");
+        assert_eq!(made(0).inlined(), 0);
+    }
+}
