@@ -461,7 +461,7 @@ fn a_hostile_prompt_is_only_text() {
         page.events.iter().filter(asked).filter_map(|e| e["params"]["request"]["url"].as_str()).collect();
     let ours =
         |url: &&str| url.starts_with("data:") || url.ends_with("/report.html") || url.ends_with("/images/base/3_0.png");
-    assert!(addresses.iter().all(|url| ours(&url)), "{addresses:?}");
+    assert!(addresses.iter().all(|url| ours(url)), "{addresses:?}");
 }
 
 #[test]
@@ -499,7 +499,7 @@ fn scores_order_and_limit_what_is_shown() {
         file: None,
         labels: vec![
             Found { label: 0, score: Some((i * 7 % 10) as f64 / 10.0) },
-            Found { label: 1, score: (i % 2 == 0).then_some(0.99) },
+            Found { label: 1, score: i.is_multiple_of(2).then_some(0.99) },
         ],
     };
     let label = |label| GalleryLabel { detector: "nudenet", label, flagged: false };

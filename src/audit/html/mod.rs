@@ -1,7 +1,7 @@
 //! `report.html`: one file that needs nothing from elsewhere, the same for equal runs.
 //!
 //! [`page`] is the frame, [`words`] numbers and sentences, [`pictures`] pairs with a slider, [`plots`] figures, [`tables`]
-//! tables; every other file is a section of the erase job's report and is made of these.
+//! tables, [`gallery`] an audit's pictures; every other file is a section of the erase job's report and is made of these.
 
 mod audit;
 mod compare;
