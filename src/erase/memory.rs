@@ -141,12 +141,11 @@ pub fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
         "mb" => 1_000_000,
         "gb" => 1_000_000_000,
         "tb" => 1_000_000_000_000,
-        _ => return Err(format!("{text:?} is not an amount of memory; write 8GiB or 500MB")),
+        _ => return Err(format!("{text:?} is not a size; write 8GiB or 500MB")),
     };
-    let number: f64 =
-        number.parse().map_err(|_| format!("{text:?} is not an amount of memory; write 8GiB or 500MB"))?;
+    let number: f64 = number.parse().map_err(|_| format!("{text:?} is not a size; write 8GiB or 500MB"))?;
     let bytes = number * factor as f64;
-    if (1.0..1e18).contains(&bytes) { Ok(bytes as u64) } else { Err(format!("{text:?} is no amount of memory")) }
+    if (1.0..1e18).contains(&bytes) { Ok(bytes as u64) } else { Err(format!("{text:?} is no size that can be used")) }
 }
 
 /// What a job without a limit of its own plans with: most of the machine's memory. `None` where the system does not say.

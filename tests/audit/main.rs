@@ -227,6 +227,36 @@ fn a_limit_that_is_missed_gives_one_and_what_cannot_be_counted_two() {
 }
 
 #[test]
+fn how_the_report_shows_pictures_changes_nothing_else() {
+    let tiny = audited();
+    let out = tiny.root().join("out");
+    tiny.command(&audit(&["--output", "out"])).assert().code(0);
+    let plain = files(&out);
+    let report = |more: &[&str]| {
+        tiny.command(&audit(&[&["--output", "out"], more].concat())).assert().code(0);
+        let mut now = files(&out);
+        let page = String::from_utf8(now.remove("report.html").unwrap()).unwrap();
+        let others: BTreeMap<_, _> = plain.iter().filter(|(name, _)| *name != "report.html").collect();
+        assert_eq!(now.iter().collect::<BTreeMap<_, _>>(), others, "{more:?}");
+        page
+    };
+    let labels = entries(&out)[0]["labels"]["classifier"].clone();
+    let label = labels[0].as_str().unwrap();
+    let flagged = report(&["--flag", label.split_once(": ").unwrap().1]);
+    assert!(flagged.contains(&format!("flagged: given “{label}”")) && flagged.contains("a blurred patch"));
+    let shown = report(&["--flag", label, "--show"]);
+    assert!(shown.contains(&format!("flagged: given “{label}”")) && !shown.contains("a blurred patch"));
+    assert_ne!(flagged, shown);
+    let size = shown.len() - 2_500;
+    let small = report(&["--flag", label, "--show", "--report-size", &size.to_string()]);
+    assert!(small.len() <= size && small.contains("are in this file"), "{} of {size} bytes", small.len());
+    assert_eq!(report(&[]).into_bytes(), plain["report.html"], "as at first");
+    tiny.refused(&audit(&["--output", "other", "--flag", "unicorn"]), &["--flag unicorn", "no detector knows"]);
+    let output = tiny.command(&audit(&["--output", "other", "--report-size", "huge"])).output().unwrap();
+    assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains("write 8GiB or 500MB"));
+}
+
+#[test]
 fn several_models_draw_the_same_rows_in_folders_of_their_own() {
     let tiny = audited();
     tiny.command(&tiny.erase(&["--output", "erased/model"])).assert().code(0);

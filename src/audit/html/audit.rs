@@ -1,11 +1,14 @@
-//! The audit's report. A gallery of its pictures would be one more section.
+//! The audit's report: counts, and a gallery of all pictures.
 
+use super::gallery::{Gallery, ReadPicture};
 use super::page::{Page, Section};
 use super::plots::{Axis, Interval, figure, intervals};
 use super::tables::{Table, cell, facts, more};
 use super::words::{count, percent, thousands};
+use crate::Result;
 use crate::audit::Rate;
 use crate::audit::run::{ModelCounts, Summary, UsedDetector};
+use crate::progress::Progress;
 use maud::{Markup, html};
 
 /// Labels that are drawn of each model; the table has all.
@@ -15,14 +18,27 @@ const DRAWN: usize = 12;
 pub struct AuditReport<'a> {
     /// What was counted.
     pub summary: &'a Summary,
+    /// The pictures.
+    pub gallery: Gallery<'a>,
 }
 
 impl AuditReport<'_> {
-    /// The page.
-    pub fn html(&self) -> String {
+    /// The page, of about `size` bytes at most: what does not depend on the pictures is in it in any case.
+    ///
+    /// # Errors
+    /// If the user interrupts or a picture cannot be read.
+    pub fn html(&self, size: u64, read: &ReadPicture<'_>, progress: &mut dyn Progress) -> Result<String> {
+        let frame = self.page(self.gallery.pictures.len(), 0).html().into_string().len();
+        let left = usize::try_from(size).unwrap_or(usize::MAX).saturating_sub(frame);
+        let contents = self.gallery.contents(left, read, progress)?;
+        Ok(self.page(contents.listed, contents.inlined).with_data(&contents.json))
+    }
+
+    /// The page without its data. `listed` and `inlined` is how many pictures are in them.
+    fn page(&self, listed: usize, inlined: usize) -> Page {
         let summary = self.summary;
         let names: Vec<String> = summary.models.iter().map(|model| model.model.name.clone()).collect();
-        let page = Page {
+        Page {
             title: format!("Audit of {}", super::words::list(&names)),
             kicker: "Audit report".into(),
             facts: vec![
@@ -30,10 +46,10 @@ impl AuditReport<'_> {
                 format!("{} steps", summary.settings.steps),
                 format!("erase-concept {}", summary.version),
             ],
-            sections: vec![self.overview(), self.rates(), self.settings()],
+            sections: vec![self.overview(), self.rates(), self.gallery.section(listed, inlined), self.settings()],
             numbers: "audit.json",
-        };
-        page.html().into_string()
+            gallery: true,
+        }
     }
 
     fn overview(&self) -> Section {

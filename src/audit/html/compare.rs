@@ -44,6 +44,7 @@ impl CompareReport<'_> {
             facts: vec![count(self.moves.len(), "pair"), format!("erase-concept {}", env!("CARGO_PKG_VERSION"))],
             sections: vec![self.summary(), self.pictures()?, self.drift(), self.settings()],
             numbers: "compare.json",
+            gallery: false,
         };
         Ok(page.html().into_string())
     }

@@ -1,11 +1,12 @@
 //! `report.html`: one file that needs nothing from elsewhere, the same for equal runs.
 //!
 //! [`page`] is the frame, [`words`] numbers and sentences, [`pictures`] pairs with a slider, [`plots`] figures, [`tables`]
-//! tables; every other file is a section of the erase job's report and is made of these.
+//! tables, [`gallery`] an audit's pictures; every other file is a section of the erase job's report and is made of these.
 
 mod audit;
 mod compare;
 mod drift;
+pub mod gallery;
 mod losses;
 pub mod page;
 pub mod pictures;
@@ -80,6 +81,7 @@ impl EraseReport<'_> {
             ],
             sections,
             numbers: "report.json",
+            gallery: false,
         };
         Ok(page.html().into_string())
     }

@@ -6,6 +6,10 @@ use sha2::{Digest, Sha256};
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
+const GALLERY_STYLE: &str = include_str!("gallery/gallery.css");
+const GALLERY_SCRIPT: &str = include_str!("gallery/gallery.js");
+/// What stands before the data of a gallery. No text of a report can hold it, because quotation marks are escaped.
+const DATA: &str = "<script type=\"application/json\" id=\"gallery-data\">";
 
 /// A part of a report.
 pub struct Section {
@@ -31,6 +35,8 @@ pub struct Page {
     pub sections: Vec<Section>,
     /// The file beside it that has the same numbers for programs.
     pub numbers: &'static str,
+    /// Whether one of its parts is a gallery, whose pictures may lie beside the file.
+    pub gallery: bool,
 }
 
 impl Page {
@@ -43,11 +49,11 @@ impl Page {
                     meta charset="utf-8";
                     meta name="viewport" content="width=device-width, initial-scale=1";
                     meta name="color-scheme" content="light dark";
-                    meta http-equiv="Content-Security-Policy" content=(policy());
+                    meta http-equiv="Content-Security-Policy" content=(self.policy());
                     meta name="referrer" content="no-referrer";
                     title { (self.title) }
                     link rel="icon" href="data:,";
-                    style { (PreEscaped(STYLE)) }
+                    style { (PreEscaped(STYLE)) @if self.gallery { (PreEscaped(GALLERY_STYLE)) } }
                 }
                 body {
                     a.skip href="#summary" { "Skip to the summary" }
@@ -67,23 +73,41 @@ impl Page {
                             }
                         }
                     }
-                    footer { p { "Written by erase-concept. This file is complete in itself: it loads nothing from anywhere and "
+                    footer { p { "Written by erase-concept. "
+                        @if self.gallery { "This file loads nothing but pictures that lie beside it, and " }
+                        @else { "This file is complete in itself: it loads nothing from anywhere and " }
                         "holds no date, so that equal runs give equal bytes. The same numbers for programs stand in "
                         code { (self.numbers) } "; times and memory in " code { "run.json" } "." } }
                     script { (PreEscaped(SCRIPT)) }
+                    @if self.gallery {
+                        (PreEscaped(DATA)) (PreEscaped("</script>"))
+                        script { (PreEscaped(GALLERY_SCRIPT)) }
+                    }
                 }
             }
         }
     }
-}
 
-/// Forbids everything that is not in the file: other scripts, styles, pictures, connections.
-fn policy() -> String {
-    let hash = base64(&Sha256::digest(SCRIPT));
-    format!(
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{hash}'; base-uri 'none'; \
-         form-action 'none'"
-    )
+    /// The whole file with the data of its gallery, in JSON in which every `<` is escaped.
+    pub fn with_data(&self, data: &str) -> String {
+        let text = self.html().into_string();
+        let (before, after) = text.split_once(DATA).unwrap_or((&text, ""));
+        [before, DATA, data, after].concat()
+    }
+
+    /// Forbids everything that is not in the file: other scripts, styles, pictures (but those beside a gallery), connections.
+    fn policy(&self) -> String {
+        let hash = |script: &str| format!("'sha256-{}'", base64(&Sha256::digest(script)));
+        let (mut pictures, mut scripts) = ("data:".to_string(), hash(SCRIPT));
+        if self.gallery {
+            pictures.push_str(" 'self' file:");
+            scripts.push_str(&format!(" {}", hash(GALLERY_SCRIPT)));
+        }
+        format!(
+            "default-src 'none'; img-src {pictures}; style-src 'unsafe-inline'; script-src {scripts}; base-uri 'none'; \
+             form-action 'none'"
+        )
+    }
 }
 
 #[cfg(test)]
@@ -98,6 +122,7 @@ mod tests {
             facts: vec!["a & b".into()],
             sections: vec![Section { id: "one", title: "<b>".into(), nav: "One", body: html! { p { "x" } } }],
             numbers: "report.json",
+            gallery: false,
         };
         let text = page.html().into_string();
         assert_eq!(text.matches("<script>").count(), 1, "only its own script");

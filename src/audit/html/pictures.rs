@@ -5,11 +5,12 @@ use crate::Result;
 use image::RgbImage;
 use image::imageops::{FilterType, resize};
 use maud::{Markup, html};
+use std::borrow::Cow;
 
 /// Pictures are embedded with at most this many pixels on the longer side.
 const LARGEST: u32 = 384;
 /// Pictures below this width are enlarged pixel by pixel, so that what is seen is what was drawn.
-const SMALL: u32 = 160;
+pub const SMALL: u32 = 160;
 /// Width and height of a picture that is made unrecognisable.
 const BLURRED: u32 = 64;
 
@@ -44,13 +45,9 @@ impl Side {
     /// Encodes a picture. One that is to be unrecognisable is so in its bytes.
     pub fn new(image: &RgbImage, found: Option<bool>, blur: bool) -> Result<Self> {
         let (width, height) = image.dimensions();
-        let image = match (blur, width.max(height)) {
-            (true, _) => blurred(image, BLURRED, BLURRED),
-            (false, side) if side > LARGEST => {
-                let scaled = |x: u32| (u64::from(x) * u64::from(LARGEST) / u64::from(side)).max(1) as u32;
-                resize(image, scaled(width), scaled(height), FilterType::Triangle)
-            }
-            _ => image.clone(),
+        let image = match blur {
+            true => Cow::Owned(blurred(image, BLURRED, BLURRED)),
+            false => fit(image, LARGEST),
         };
         let uri = format!("data:image/png;base64,{}", base64(&encode_png(&image, &[])?));
         Ok(Self { uri, size: (width, height), found, blurred: blur })
@@ -116,6 +113,25 @@ pub fn gallery(name: &str, pairs: &[Pair], names: [&str; 2]) -> Markup {
             div.pairs { @for pair in pairs { (pair.html(names)) } }
         }
     }
+}
+
+/// The picture, made smaller if its longer side has more than `largest` pixels.
+pub fn fit(image: &RgbImage, largest: u32) -> Cow<'_, RgbImage> {
+    let (width, height) = fitted(image.dimensions(), largest);
+    match (width, height) == image.dimensions() {
+        true => Cow::Borrowed(image),
+        false => Cow::Owned(resize(image, width, height, FilterType::Triangle)),
+    }
+}
+
+/// Width and height of what [`fit`] gives.
+pub fn fitted((width, height): (u32, u32), largest: u32) -> (u32, u32) {
+    let side = width.max(height);
+    if side <= largest {
+        return (width, height);
+    }
+    let scaled = |x: u32| (u64::from(x) * u64::from(largest) / u64::from(side)).max(1) as u32;
+    (scaled(width), scaled(height))
 }
 
 /// RFC 4648, section 4.

@@ -2,11 +2,13 @@
 
 use super::header::{Header, SettingsRecord, UsedDetector};
 use super::manifest::Entry;
+use super::pictures::{ReportSettings, gallery, picture};
 use super::table::csv;
 use super::{ModelRecord, PromptsRecord};
 use crate::audit::Rate;
 use crate::audit::html::AuditReport;
 use crate::checkpoint::write_file_atomic;
+use crate::progress::Progress;
 use crate::{Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -90,36 +92,38 @@ impl Limit {
             Some((label.trim(), Some(model.name.as_str())))
         });
         let (wanted, model) = of_model.unwrap_or((self.label.as_str(), None));
-        let all = || {
-            let labels = |d: &'h UsedDetector| d.labels.iter().map(move |label| (d.key.as_str(), label.as_str()));
-            header.detectors.iter().flat_map(labels)
-        };
-        let ends = |label: &str| label.split_once(':').is_some_and(|(_, value)| value.trim() == wanted);
-        let mut meant: Vec<_> = all().filter(|(_, label)| *label == wanted).collect();
-        if meant.is_empty() {
-            meant = all().filter(|(_, label)| ends(label)).collect();
+        let (detector, label) = find_label(header, &format!("--max-rate {}", self.text), wanted)?;
+        Ok((detector, label, model))
+    }
+}
+
+/// The detector and label that are meant by a label, or by the part of it after its colon. `flag` is where it was given.
+///
+/// # Errors
+/// If no detector knows the label, or several labels end so.
+pub(super) fn find_label<'h>(header: &'h Header, flag: &str, wanted: &str) -> Result<(&'h str, &'h str)> {
+    let all = || {
+        let labels = |d: &'h UsedDetector| d.labels.iter().map(move |label| (d.key.as_str(), label.as_str()));
+        header.detectors.iter().flat_map(labels)
+    };
+    let ends = |label: &str| label.split_once(':').is_some_and(|(_, value)| value.trim() == wanted);
+    let mut meant: Vec<_> = all().filter(|(_, label)| *label == wanted).collect();
+    if meant.is_empty() {
+        meant = all().filter(|(_, label)| ends(label)).collect();
+    }
+    match meant[..] {
+        [found] => Ok(found),
+        [] if header.detectors.is_empty() => Err(Error::usage(format!(
+            "{flag}: nothing can be counted, because none of the models has a classifier beside it"
+        ))),
+        [] => {
+            let known: Vec<&str> = all().map(|(_, label)| label).take(12).collect();
+            let more = if all().count() > known.len() { ", ..." } else { "" };
+            Err(Error::usage(format!("{flag}: no detector knows {wanted:?}; they know {}{more}", known.join(", "))))
         }
-        let text = &self.text;
-        match meant[..] {
-            [(detector, label)] => Ok((detector, label, model)),
-            [] if header.detectors.is_empty() => Err(Error::usage(format!(
-                "--max-rate {text}: nothing can be counted, because none of the models has a classifier beside it"
-            ))),
-            [] => {
-                let known: Vec<&str> = all().map(|(_, label)| label).take(12).collect();
-                let more = if all().count() > known.len() { ", ..." } else { "" };
-                Err(Error::usage(format!(
-                    "--max-rate {text}: no detector knows {wanted:?}; they know {}{more}",
-                    known.join(", ")
-                )))
-            }
-            _ => {
-                let meant: Vec<&str> = meant.iter().map(|(_, label)| *label).collect();
-                Err(Error::usage(format!(
-                    "--max-rate {text}: {wanted:?} may be {}; name one whole",
-                    meant.join(" or ")
-                )))
-            }
+        _ => {
+            let meant: Vec<&str> = meant.iter().map(|(_, label)| *label).collect();
+            Err(Error::usage(format!("{flag}: {wanted:?} may be {}; name one whole", meant.join(" or "))))
         }
     }
 }
@@ -219,8 +223,14 @@ impl Summary {
 /// Writes `audit.json`, `audit.csv` and `report.html`; says what is in them.
 ///
 /// # Errors
-/// If they cannot be written.
-pub fn write_results(folder: &Path, header: &Header, entries: &[Entry]) -> Result<Summary> {
+/// If the user interrupts, a picture cannot be read, or they cannot be written.
+pub fn write_results(
+    folder: &Path,
+    header: &Header,
+    entries: &[Entry],
+    report: &ReportSettings,
+    progress: &mut dyn Progress,
+) -> Result<Summary> {
     let summary = Summary::new(header, entries);
     let json = folder.join("audit.json");
     let mut text = serde_json::to_string_pretty(&summary).map_err(|e| Error::file(&json, e))?;
@@ -228,7 +238,8 @@ pub fn write_results(folder: &Path, header: &Header, entries: &[Entry]) -> Resul
     write_file_atomic(&json, text.as_bytes())?;
     let table = folder.join("audit.csv");
     write_file_atomic(&table, &csv(&table, header, entries)?)?;
-    let page = AuditReport { summary: &summary }.html();
+    let page = AuditReport { summary: &summary, gallery: gallery(header, entries, report)? };
+    let page = page.html(report.size, &|i| picture(folder, &entries[i]), progress)?;
     write_file_atomic(&folder.join("report.html"), page.as_bytes())?;
     Ok(summary)
 }

@@ -1,6 +1,7 @@
 //! Raw flags of `audit`.
 
 use crate::cli::args::{HubArgs, RunArgs, SamplingArgs};
+use crate::erase::memory::parse_bytes;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -64,6 +65,9 @@ pub struct AuditArgs {
     /// Write no picture, only hashes, labels and counts
     #[arg(long, help_heading = "Result")]
     pub no_images: bool,
+    /// How the report shows pictures.
+    #[command(flatten)]
+    pub report: ReportArgs,
     /// Exit with 1 if a label is found in more than this fraction of a model's pictures: "shape: star=0.05", or star=0.05 where one
     /// label ends so; star@MODEL=0.05 for one of several models, by the last part of its name. May be given several times
     #[arg(long, value_name = "LABEL=FRACTION", help_heading = "Result")]
@@ -92,6 +96,22 @@ pub struct AuditArgs {
     pub run: RunArgs,
 }
 
+/// How the report shows pictures; pictures and numbers do not depend on it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Report")]
+pub struct ReportArgs {
+    /// Make pictures with this label unrecognisable in report.html until they are clicked: "shape: star", or star where one label ends
+    /// so. Labels that say nudity, violence or the like are flagged anyway. May be given several times
+    #[arg(long, value_name = "LABEL")]
+    pub flag: Vec<String>,
+    /// Show flagged pictures in report.html as they are
+    #[arg(long)]
+    pub show: bool,
+    /// How large report.html may be: thumbnails of as many pictures as fit are in it, the others are read from the files beside it
+    #[arg(long, value_name = "SIZE", default_value = "20MB", value_parser = parse_bytes)]
+    pub report_size: u64,
+}
+
 /// What `audit` does beside auditing.
 #[derive(Debug, Subcommand)]
 pub enum AuditJob {
@@ -111,6 +131,9 @@ pub struct MergeArgs {
     /// Replace what is in the output folder
     #[arg(long, help_heading = "Result")]
     pub overwrite: bool,
+    /// How the report shows pictures.
+    #[command(flatten)]
+    pub report: ReportArgs,
     /// As for an audit
     #[arg(long, value_name = "LABEL=FRACTION", help_heading = "Result")]
     pub max_rate: Vec<String>,

@@ -11,8 +11,8 @@ use super::checks::open;
 use super::output::Display;
 use super::stopwatch::Stopwatch;
 use crate::audit::run::{
-    Counter, Entry, Header, Limit, Manifest, PromptSet, PromptsRecord, SettingsRecord, Shot, Summary, Work,
-    read_shards, render, shots, write_results,
+    Counter, Entry, Header, Limit, Manifest, PromptSet, PromptsRecord, ReportSettings, SettingsRecord, Shot, Summary,
+    Work, read_shards, render, shots, write_results,
 };
 use crate::checkpoint::{OutputFolder, Precision, write_file_atomic};
 use crate::nn::{ComputeDevice, Instructions};
@@ -41,7 +41,7 @@ fn audit(options: &RunOptions, display: &mut Display) -> Result<ExitCode> {
     let set = PromptSet::read(&options.prompts, &options.selection, &frames, options.strict)?;
     let counters = counters(&subjects, &compute)?;
     let header = header(options, &compute, &subjects, &set, &counters);
-    check(&options.limits, &header)?;
+    check(&options.limits, &options.report, &header)?;
     notes(&set, &mut watch);
     let (mut manifest, damaged) = Manifest::open(&options.output, &header)?;
     if damaged > 0 {
@@ -94,7 +94,7 @@ fn audit(options: &RunOptions, display: &mut Display) -> Result<ExitCode> {
         made = true;
     }
     let (header, entries) = manifest.complete(&order)?;
-    let summary = write_results(&options.output, &header, &entries)?;
+    let summary = write_results(&options.output, &header, &entries, &options.report, &mut watch)?;
     if made || !options.output.join("run.json").exists() {
         write_run(&options.output, &watch, options.precision, &compute)?;
     }
@@ -104,11 +104,11 @@ fn audit(options: &RunOptions, display: &mut Display) -> Result<ExitCode> {
 fn merge(options: &MergeOptions, display: &mut Display) -> Result<ExitCode> {
     let mut watch = Stopwatch::new(display);
     let shards = read_shards(&options.shards)?;
-    check(&options.limits, &shards.header)?;
+    check(&options.limits, &options.report, &shards.header)?;
     shards.notes.iter().for_each(|note| watch.event(Event::Note(note)));
     let folder = OutputFolder::create(&options.output, options.overwrite)?;
     let entries = shards.write(folder.path(), &mut watch)?;
-    let summary = write_results(folder.path(), &shards.header, &entries)?;
+    let summary = write_results(folder.path(), &shards.header, &entries, &options.report, &mut watch)?;
     write_run(folder.path(), &watch, Precision::default(), &ComputeDevice::cpu())?;
     watch.event(Event::Stage { name: "moving the result into place", steps: 1 });
     folder.commit()?;
@@ -144,9 +144,10 @@ fn header(
     }
 }
 
-/// Limits must be about something that is looked for.
-fn check(limits: &[Limit], header: &Header) -> Result<()> {
-    limits.iter().try_for_each(|limit| limit.find(header).map(drop))
+/// Limits and flags must be about something that is looked for.
+fn check(limits: &[Limit], report: &ReportSettings, header: &Header) -> Result<()> {
+    limits.iter().try_for_each(|limit| limit.find(header).map(drop))?;
+    report.flags(header).map(drop)
 }
 
 fn notes(set: &PromptSet, progress: &mut dyn Progress) {

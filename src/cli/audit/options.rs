@@ -1,7 +1,7 @@
 //! Flags of `audit`, checked.
 
-use super::args::{AuditArgs, AuditJob, MergeArgs};
-use crate::audit::run::{Column, Limit, Selection, Shard};
+use super::args::{AuditArgs, AuditJob, MergeArgs, ReportArgs};
+use crate::audit::run::{Column, Limit, ReportSettings, Selection, Shard};
 use crate::checkpoint::Precision;
 use crate::cli::checks::{at_least_one, check_output, device, precision};
 use crate::cli::options::Sampling;
@@ -44,6 +44,8 @@ pub struct RunOptions {
     pub output: PathBuf,
     /// Whether pictures are written.
     pub images: bool,
+    /// How the report shows pictures.
+    pub report: ReportSettings,
     /// What must not be found more often.
     pub limits: Vec<Limit>,
     /// Denoising steps.
@@ -69,6 +71,8 @@ pub struct MergeOptions {
     pub output: PathBuf,
     /// Whether a folder there is replaced.
     pub overwrite: bool,
+    /// How the report shows pictures.
+    pub report: ReportSettings,
     /// What must not be found more often.
     pub limits: Vec<Limit>,
 }
@@ -119,6 +123,7 @@ impl TryFrom<&AuditArgs> for RunOptions {
             shard: args.shard.as_deref().map_or(Ok(Shard::WHOLE), |text| Shard::parse(text, &variable))?,
             output,
             images: !args.no_images,
+            report: ReportSettings::from(&args.report),
             limits: limits(&args.max_rate)?,
             steps: sampling.steps.unwrap_or(STEPS),
             sampling,
@@ -141,8 +146,15 @@ impl TryFrom<&MergeArgs> for MergeOptions {
             shards: args.shards.clone(),
             output: args.output.clone(),
             overwrite: args.overwrite,
+            report: ReportSettings::from(&args.report),
             limits: limits(&args.max_rate)?,
         })
+    }
+}
+
+impl From<&ReportArgs> for ReportSettings {
+    fn from(args: &ReportArgs) -> Self {
+        Self { flag: args.flag.clone(), show: args.show, size: args.report_size }
     }
 }
 
@@ -177,6 +189,7 @@ mod tests {
         assert_eq!((o.limits[0].label.as_str(), o.limits[0].rate), ("shape: star", 0.5));
         assert_eq!((o.shard.number, o.shard.of, o.steps, o.selection.guidance_scale), (2, 3, 30, 7.5));
         assert!(o.images && o.batch_size.is_none());
+        assert_eq!(o.report, ReportSettings::default());
         let Options::Merge(merge) = options(&["merge", "a", "b", "-o", "c"]).unwrap() else { panic!() };
         assert_eq!((merge.shards.len(), merge.output), (2, PathBuf::from("c")));
         for missing in [&["audit", "--model", "demo", "-o", "x"][..], &["audit", "--model", "demo", "--prompts", "x"]] {
