@@ -7,6 +7,7 @@ mod audit;
 mod compare;
 mod drift;
 mod losses;
+mod numbers;
 pub mod page;
 pub mod pictures;
 pub mod plots;
