@@ -51,7 +51,7 @@ fn opened() -> Vec<(&'static str, Box<dyn Detector + Send + Sync>)> {
 fn what_is_written_down_is_what_detectors_say_of_the_files() {
     let tiny = audited();
     let said = run(&tiny, &audit(&["--output", "out"]), &detectors());
-    assert!(said.contains("by clip (demo/clip)") || said.contains("by clip (demo"), "{said}");
+    assert!(said.contains("by clip (demo/clip):"), "{said}");
     let out = tiny.root().join("out");
     let (listed, summary) = (entries(&out), json(&out.join("audit.json")));
     for (key, detector) in opened() {
@@ -288,7 +288,7 @@ fn detectors_and_metrics_that_make_no_sense_are_refused_before_anything_is_drawn
     refused(&["--target", "color: mauve"], &["--target color: mauve: no detector knows it", "shape: circle"]);
     refused(&["--target", "color: red", "--target", "style: plain"], &["--target style: plain: is of another axis"]);
     refused(&["--group", "mood"], &["--group mood", "categories"]);
-    refused(&["--clip", "demo/classifier"], &["demo/classifier"]);
+    refused(&["--clip", "demo/classifier"], &["--clip demo/classifier: is no CLIP"]);
     std::fs::remove_dir_all(tiny.file("classifier")).unwrap();
     refused(&["--detector", "beside"], &["--detector beside: none of the models"]);
 }

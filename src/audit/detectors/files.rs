@@ -1,5 +1,6 @@
 //! Where a detector's files are: a folder of its own, or a folder of a model.
 
+use super::Kind;
 use crate::audit::image_processor::{ImageProcessor, ProcessorKind};
 use crate::checkpoint::{ModelFiles, WeightFiles, load_tensors, sha256_file, sha256_hex};
 use crate::hub::{self, Hub, Lookup};
@@ -85,6 +86,14 @@ impl DetectorFiles {
     pub fn within(files: ModelFiles, folder: &str) -> Self {
         let name = files.describe(folder);
         Self { files, folder: folder.to_string(), name }
+    }
+
+    /// Whether its config is a CLIP's.
+    ///
+    /// # Errors
+    /// If the config cannot be read.
+    pub fn is_clip(&self) -> Result<bool> {
+        Ok(Kind::of(&self.config()?) == Some(Kind::Clip))
     }
 
     /// What a report should call it.

@@ -63,7 +63,7 @@ pub fn open_all(
             continue;
         }
         let files = DetectorFiles::find(name, lookup, progress)?;
-        let labels = labels.filter(|_| Kind::of(&files.config().unwrap_or_default()) == Some(Kind::Clip));
+        let labels = if files.is_clip()? { labels } else { None };
         wanted |= labels.is_some();
         opened.push(open_detector(&files, labels)?);
     }

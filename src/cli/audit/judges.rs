@@ -94,7 +94,12 @@ fn beside(models: &[&ModelFiles]) -> Result<Option<Opened>> {
 }
 
 fn eye(name: &str, options: &RunOptions, progress: &mut dyn Progress) -> Result<ClipEye> {
-    let model = ClipModel::open(&DetectorFiles::find(name, &for_detectors(&options.lookup), progress)?)?;
+    let files = DetectorFiles::find(name, &for_detectors(&options.lookup), progress)?;
+    if !files.is_clip()? {
+        let what = format!("--clip {name}: is no CLIP; name one, such as openai/clip-vit-base-patch32");
+        return Err(Error::usage(what));
+    }
+    let model = ClipModel::open(&files)?;
     let used = UsedClip { name: local_name(name, model.name()), sha256: model.sha256().to_string() };
     Ok(ClipEye { model, used })
 }
@@ -119,6 +124,9 @@ fn local_name(asked: &str, name: &str) -> String {
     let path = Path::new(asked);
     if path.is_file() {
         return name.to_string(); // what is in a file does not say where it lies
+    }
+    if asked.starts_with("demo/") && !path.exists() {
+        return asked.to_string();
     }
     let last = path.exists().then(|| path.canonicalize().ok()).flatten();
     let last = last.as_deref().and_then(Path::file_name).map(|last| last.to_string_lossy().into_owned());

@@ -16,6 +16,7 @@ use crate::{Error, Result};
 use boxes::Frame;
 use candle_core::Tensor;
 use image::RgbImage;
+use rayon::prelude::*;
 use rten::{DataType, Dimension, Model, ModelOptions, RunOptions, ThreadPool, ValueType};
 use rten_tensor::NdTensor;
 use rten_tensor::prelude::*;
@@ -62,7 +63,8 @@ const REMEDY: &str = "a detector is a YOLOv8 exported to ONNX, such as NudeNet's
 /// A detector of boxes.
 pub struct OnnxDetector {
     model: Model,
-    threads: Arc<ThreadPool>,
+    /// One thread each: a picture's numbers would depend in their last bits on how many threads it is computed by.
+    threads: Vec<Arc<ThreadPool>>,
     path: PathBuf,
     name: String,
     sha256: String,
@@ -82,13 +84,14 @@ impl OnnxDetector {
         }
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
         let sha256 = sha256_hex(&bytes);
-        let threads = Arc::new(ThreadPool::with_num_threads(rayon::current_num_threads()));
+        let thread = |_| Arc::new(ThreadPool::with_num_threads(1));
+        let threads = (0..rayon::current_num_threads().max(1)).map(thread).collect();
         let model = guarded(path, || ModelOptions::with_all_ops().load(bytes).map_err(|e| e.to_string()))?;
         let side = guarded(path, || side(&model))?;
         let file = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let name = KNOWN.iter().find(|(hash, _)| *hash == sha256).map_or(file, |(_, name)| (*name).to_string());
         let mut found = Self { model, threads, path: path.to_path_buf(), name, sha256, labels: Vec::new(), side };
-        let (rows, _) = found.run(&RgbImage::from_pixel(8, 8, image::Rgb([128; 3])))?;
+        let (rows, _) = found.run(&RgbImage::from_pixel(8, 8, image::Rgb([128; 3])), 0)?;
         found.labels = guarded(path, || labels(found.model.metadata().get("names"), rows - boxes::SIDES))?;
         Ok(found)
     }
@@ -98,25 +101,26 @@ impl OnnxDetector {
     /// # Errors
     /// If the user interrupts, or the network fails or gives numbers that are not finite.
     pub fn boxes(&self, images: &[RgbImage]) -> Result<Vec<Vec<Detection>>> {
-        let mut all = Vec::with_capacity(images.len());
-        for image in images {
+        let found = |(number, image): (usize, &RgbImage)| -> Result<Vec<Detection>> {
             check_interrupted()?;
-            let (rows, output) = self.run(image)?;
+            let (rows, output) = self.run(image, number)?;
             let frame = Frame { width: image.width(), height: image.height(), side: self.side };
             let detection = |found: boxes::Found| Detection {
                 label: self.labels.get(found.class).cloned().unwrap_or_default(),
                 score: found.score,
                 bounds: Some(found.bounds),
             };
-            all.push(boxes::left(&output, rows, &frame).into_iter().map(detection).collect());
-        }
-        Ok(all)
+            Ok(boxes::left(&output, rows, &frame).into_iter().map(detection).collect())
+        };
+        images.par_iter().enumerate().map(found).collect()
     }
 
     /// What the network says of a picture: the number of its rows, and their columns one row after another.
-    fn run(&self, image: &RgbImage) -> Result<(usize, Vec<f32>)> {
+    /// Pictures whose numbers follow each other are computed side by side.
+    fn run(&self, image: &RgbImage, number: usize) -> Result<(usize, Vec<f32>)> {
         let input = NdTensor::from_data([1, 3, self.side, self.side], resize::input(image, self.side, self.sees_bgr()));
-        let options = RunOptions::default().with_thread_pool(Some(self.threads.clone()));
+        let thread = self.threads.get(number % self.threads.len().max(1)).cloned();
+        let options = RunOptions::default().with_thread_pool(thread);
         let (rows, output) = guarded(&self.path, || {
             let (Some(from), Some(to)) = (self.model.input_ids().first(), self.model.output_ids().first()) else {
                 return Err("has no input or no output".into());
