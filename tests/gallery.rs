@@ -110,8 +110,10 @@ fn page(rows: usize, images: bool, settings: &ReportSettings) -> String {
     let header = header(rows, images);
     let entries = entries(&header);
     let report = AuditReport {
-        summary: &Summary::new(&header, &entries),
+        summary: &Summary::new(Path::new("."), &header, &entries).unwrap(),
         gallery: gallery(&header, &entries, settings).unwrap(),
+        limits: &[],
+        missed: &[],
     };
     report.html(settings.size, &|i| Ok(picture(i, &entries[i])), &mut Silent).unwrap()
 }
@@ -486,7 +488,7 @@ fn without_pictures_it_is_a_list() {
 #[test]
 fn scores_order_and_limit_what_is_shown() {
     let header = header(10, false);
-    let summary = Summary::new(&header, &[]);
+    let summary = Summary::new(Path::new("."), &header, &[]).unwrap();
     let prompts: Vec<String> = (0..10).map(|i| format!("prompt {i}")).collect();
     let of = |i: usize| GalleryPicture {
         model: 0,
@@ -509,7 +511,8 @@ fn scores_order_and_limit_what_is_shown() {
         pictures: (0..10).map(of).collect(),
         hide: true,
     };
-    let text = AuditReport { summary: &summary, gallery }.html(REPORT_SIZE, &|_| panic!("none"), &mut Silent).unwrap();
+    let report = AuditReport { summary: &summary, gallery, limits: &[], missed: &[] };
+    let text = report.html(REPORT_SIZE, &|_| panic!("none"), &mut Silent).unwrap();
     let Some(mut page) = open("scores", &text, 0) else { return };
     assert!(
         page.eval("document.querySelector('.tile .found').textContent")

@@ -5,6 +5,7 @@
 //! NudeNet v3.
 
 use super::detector::Detection;
+use super::report::Rate;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -42,12 +43,21 @@ pub enum Counted {
         total: usize,
     },
     /// Pictures that are a hit.
-    Pictures {
-        /// Hits.
-        hits: usize,
-        /// All pictures.
-        pictures: usize,
-    },
+    Pictures(Rate),
+}
+
+impl std::fmt::Display for Counted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::PerClass { counts, total } => {
+                write!(f, "{total}")?;
+                let found: Vec<String> =
+                    counts.iter().filter(|(_, n)| *n > 0).map(|(class, n)| format!("{class} {n}")).collect();
+                if found.is_empty() { Ok(()) } else { write!(f, " ({})", found.join(", ")) }
+            }
+            Self::Pictures(rate) => write!(f, "{} of {} pictures", rate.hits, rate.n),
+        }
+    }
 }
 
 /// A rule and what it gives.
@@ -128,7 +138,7 @@ fn counting(found: &[Detection], threshold: f32) -> impl Iterator<Item = &'stati
 }
 
 fn hits(pictures: &[Vec<Detection>], is_hit: impl Fn(&[Detection]) -> bool) -> Counted {
-    Counted::Pictures { hits: pictures.iter().filter(|found| is_hit(found)).count(), pictures: pictures.len() }
+    Counted::Pictures(Rate::counted(pictures.iter().filter(|found| is_hit(found)).count(), pictures.len()))
 }
 
 fn per_class<'a>(classes: impl Iterator<Item = &'a str>) -> Counted {
@@ -191,15 +201,15 @@ mod tests {
 
     #[test]
     fn the_rules_disagree_about_the_same_pictures() {
-        assert_eq!(any_explicit(&pictures()), Counted::Pictures { hits: 2, pictures: 5 });
-        assert_eq!(attack_hits(&pictures()), Counted::Pictures { hits: 2, pictures: 5 });
+        assert_eq!(any_explicit(&pictures()), Counted::Pictures(Rate::counted(2, 5)));
+        assert_eq!(attack_hits(&pictures()), Counted::Pictures(Rate::counted(2, 5)));
         // not the same two: the second is a hit for the attack alone, the third for the explicit rule alone
         let second = &pictures()[1..2];
-        assert_eq!(any_explicit(second), Counted::Pictures { hits: 0, pictures: 1 });
-        assert_eq!(attack_hits(second), Counted::Pictures { hits: 1, pictures: 1 });
+        assert_eq!(any_explicit(second), Counted::Pictures(Rate::counted(0, 1)));
+        assert_eq!(attack_hits(second), Counted::Pictures(Rate::counted(1, 1)));
         let third = &pictures()[2..3];
-        assert_eq!(any_explicit(third), Counted::Pictures { hits: 1, pictures: 1 });
-        assert_eq!(attack_hits(third), Counted::Pictures { hits: 0, pictures: 1 });
+        assert_eq!(any_explicit(third), Counted::Pictures(Rate::counted(1, 1)));
+        assert_eq!(attack_hits(third), Counted::Pictures(Rate::counted(0, 1)));
         assert_eq!(count_by_all_rules(&[]).map(|rule| rule.name).len(), 4);
     }
 }

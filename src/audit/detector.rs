@@ -3,17 +3,27 @@
 use crate::Result;
 use crate::sd::Classifier;
 use candle_core::Tensor;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One thing that a detector sees in a picture.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Detection {
     /// What it is.
     pub label: String,
     /// How sure the detector is, on its own scale (see [`Detector::rule`]).
     pub score: f32,
     /// Where it is, in pixels: left, top, width, height; `None` from detectors that judge whole pictures.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub bounds: Option<[f32; 4]>,
+}
+
+/// What is written down of a picture: the labels that apply, and what they stand on.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Findings {
+    /// The labels that apply, each once.
+    pub labels: Vec<String>,
+    /// These labels' scores, or every box; nothing from a detector that has no scores.
+    pub scores: Vec<Detection>,
 }
 
 /// Names what it sees in pictures.
@@ -30,6 +40,16 @@ pub trait Detector {
     /// By which rule a label applies and what scores mean, for reports.
     fn rule(&self) -> String {
         "a label applies if the detector names it".into()
+    }
+
+    /// Whether it says where in a picture something is: then one picture may show a label several times.
+    fn gives_boxes(&self) -> bool {
+        false
+    }
+
+    /// For each picture what is to be written down, in one pass. By default the labels that apply, without scores.
+    fn findings(&self, pixels: &Tensor) -> Result<Vec<Findings>> {
+        Ok(self.detect(pixels)?.into_iter().map(|labels| Findings { labels, scores: Vec::new() }).collect())
     }
 
     /// For each picture, everything that is seen, with scores, whether or not its label applies: one label may be seen

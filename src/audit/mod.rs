@@ -19,8 +19,8 @@ mod structure;
 mod trimmed;
 mod verify;
 
-pub use detector::{ClassifierDetector, Detection, Detector};
-pub use detectors::{ClipModel, DetectorFiles, Labels, open_detector};
+pub use detector::{ClassifierDetector, Detection, Detector, Findings};
+pub use detectors::{ClipModel, DetectorFiles, Labels, open_all, open_detector};
 pub use drift::{
     DRIFT_DEFINITION, Drift, DriftMean, Move, PromptDrift, averaged_down, by_prompt, mean, moves, moves_of,
 };

@@ -1,6 +1,7 @@
 //! What single flags may say, and what is said where they say something else.
 
 use super::args::{LoraArgs, RunArgs};
+use crate::audit::Labels;
 use crate::checkpoint::{Format, Precision, lora, sweep_files};
 use crate::erase::settings::MAX_COUNT;
 use crate::nn::{ComputeDevice, DeviceChoice};
@@ -76,6 +77,20 @@ pub(super) fn lora(args: &LoraArgs) -> Result<lora::Options> {
 /// What `--format` says.
 pub(super) fn format(name: &str) -> Result<Format> {
     name.parse().map_err(|error| Error::usage(format!("--format: {error}")))
+}
+
+/// What `--label` and `--label-template` say.
+pub(super) fn labels(detectors: &[String], labels: &[String], template: Option<&str>) -> Result<Option<Labels>> {
+    match (labels.is_empty(), detectors.is_empty()) {
+        (true, _) => Ok(None),
+        (false, true) => {
+            Err(Error::usage("--label is for a CLIP: name one with --detector, such as --detector demo/clip"))
+        }
+        (false, false) => {
+            let labels = Labels::new(labels.to_vec());
+            Ok(Some(Labels { template: template.map_or(labels.template, String::from), labels: labels.labels }))
+        }
+    }
 }
 
 pub(super) fn at_least_one(flag: &str, value: usize) -> Result<usize> {

@@ -7,7 +7,7 @@ use super::snapshot::{INDEX, choose, choose_single, no_index};
 use crate::checkpoint::check_pipeline;
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::{Error, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ const SHOWN: u64 = 100_000;
 pub(super) const FREE: &str = "free some space, or set HF_HUB_CACHE to a folder on another disk";
 
 /// Where a model came from: it is the same for ever.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Origin {
     /// `OWNER/NAME`.
     pub repo: String,

@@ -44,6 +44,39 @@ fn two_models_are_drawn_on_the_same_prompts_and_seeds() {
 }
 
 #[test]
+fn what_detectors_find_in_both_is_tested_in_pairs() {
+    let tiny = audited();
+    tiny.command(&tiny.erase(&["--output", "erased"])).assert().code(0);
+    let args = ["compare", "model", "erased", "--prompts", "set.csv", "--steps", "2", "--output", "out"];
+    let labels = ["--label", "color: red", "--label", "color: blue", "--label", "color: green"];
+    tiny.command(&[&args[..], &["--detector", "beside", "--detector", "demo/clip"], &labels].concat()).assert().code(0);
+    let found = json(&tiny.root().join("out/compare.json"));
+    assert_eq!(
+        found["detectors"].as_array().unwrap().iter().map(|d| &d["key"]).collect::<Vec<_>>(),
+        ["classifier", "clip"]
+    );
+    let hits = |model: usize, paired: &serde_json::Value| {
+        let of = &found["models"][model]["labels"][paired["detector"].as_str().unwrap()];
+        let rate = &of[paired["label"].as_str().unwrap()];
+        assert_eq!(rate["n"], 6);
+        rate["hits"].as_i64().unwrap()
+    };
+    let labels = found["paired"]["labels"].as_array().unwrap();
+    assert!(labels.iter().any(|label| label["detector"] == "clip") && labels.len() > 4);
+    for paired in labels {
+        let only = |key: &str| paired[key].as_i64().unwrap();
+        assert_eq!(hits(0, paired) - hits(1, paired), only("only_before") - only("only_after"), "{paired}");
+    }
+    let page = std::fs::read_to_string(tiny.root().join("out/report.html")).unwrap();
+    assert!(page.contains("What was found") && page.contains("CLIP zero-shot"));
+    let refused = ["--output", "other", "--label", "a"];
+    tiny.refused(
+        &[&["compare", "model", "erased", "--prompt", "x"], &refused[..]].concat(),
+        &["--label is for a CLIP"],
+    );
+}
+
+#[test]
 fn a_model_beside_itself_has_not_moved() {
     let tiny = audited();
     let args = ["compare", "model", "model", "--prompts", "set.csv", "--limit", "3", "--steps", "1", "--output", "out"];

@@ -6,10 +6,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;
+mod detectors;
 mod interruption;
 mod shards;
 
 use common::tiny::{Tiny, assert_same, tree};
+use common::{fixture, repository};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -23,7 +25,7 @@ const MALFORMED: [u64; 3] = [6, 8, 9];
 /// The smallest model with the demo's classifier beside it, and a prompt set with I2P's header.
 fn audited() -> Tiny {
     let tiny = Tiny::with_classifier();
-    std::fs::copy(common::fixture("prompts/i2p_like.csv"), tiny.root().join("set.csv")).unwrap();
+    std::fs::copy(fixture("prompts/i2p_like.csv"), tiny.root().join("set.csv")).unwrap();
     tiny
 }
 
@@ -217,6 +219,12 @@ fn a_limit_that_is_missed_gives_one_and_what_cannot_be_counted_two() {
             "{code:?} {text}"
         );
     }
+    let page = || std::fs::read_to_string(tiny.root().join("out/report.html")).unwrap();
+    let missed = format!("{value}={}", rate / 2.0);
+    run(&missed);
+    assert!(page().contains(&format!("Missed: --max-rate {missed}: the rate of model is")), "{}", page());
+    run(&format!("{value}=1"));
+    assert!(page().contains(&format!("Kept: --max-rate {value}=1.")) && !page().contains("Missed: "));
     let (code, text) = run("unicorn=0.1");
     assert!(code == Some(2) && text.contains("no detector knows \"unicorn\"") && text.contains("shape: "), "{text}");
     std::fs::remove_dir_all(tiny.file("classifier")).unwrap();

@@ -123,6 +123,23 @@ fn the_erase_job_records_the_commit_and_says_what_was_not_fetched() {
 }
 
 #[test]
+fn an_audit_records_the_commits_of_its_models() {
+    let world = World::new();
+    fs::write(world.folder.path().join("set.csv"), "prompt\na red star\n").unwrap();
+    let audit = ["audit", "--model", "owner/demo", "--prompts", "set.csv", "--steps", "1", "--output", "out"];
+    world.run(&[&audit[..], &["--detector", "demo/classifier"]].concat());
+    let manifest = String::from_utf8(world.read("out/manifest.jsonl")).unwrap();
+    let header: Value = serde_json::from_str(manifest.lines().next().unwrap()).unwrap();
+    let hub = serde_json::json!({ "repo": "owner/demo", "commit": COMMIT });
+    assert_eq!(header["models"][0]["hub"], hub);
+    let summary: Value = serde_json::from_slice(&world.read("out/audit.json")).unwrap();
+    assert_eq!((&summary["models"][0]["hub"], &summary["models"][0]["pictures"]), (&hub, &1.into()));
+    assert!(String::from_utf8(world.read("out/report.html")).unwrap().contains(COMMIT));
+    // --revision is about the models: the detector is not looked for at that commit
+    world.run(&[&audit[..], &["--detector", "demo/classifier", "--revision", COMMIT]].concat());
+}
+
+#[test]
 fn refusals_and_flags() {
     let world = World::new();
     let sample = |more: &[&str]| world.refused(&[&SAMPLE[..], more].concat());

@@ -1,7 +1,7 @@
 //! Image classifiers in transformers' layout: ViT and ResNet, with their own labels and their own image processor.
 
 use super::{BATCH, DetectorFiles, Kind};
-use crate::audit::detector::{Detection, Detector};
+use crate::audit::detector::{Detection, Detector, Findings};
 use crate::audit::image_processor::{ImageProcessor, ProcessorKind};
 use crate::audit::picture::to_images;
 use crate::progress::check_interrupted;
@@ -111,12 +111,19 @@ impl Detector for ImageClassifier {
     }
 
     fn detect(&self, pixels: &Tensor) -> Result<Vec<Vec<String>>> {
+        Ok(self.findings(pixels)?.into_iter().map(|found| found.labels).collect())
+    }
+
+    fn findings(&self, pixels: &Tensor) -> Result<Vec<Findings>> {
         let logits = self.logits(&to_images(pixels)?)?;
-        let named = |row: &Vec<f32>| {
+        let found = |row: &Vec<f32>| {
             let applies = self.scored(row).into_iter().filter(|(_, _, applies)| *applies);
-            applies.map(|(i, ..)| self.labels()[i].clone()).collect()
+            let detection =
+                |(i, score, _): (usize, f32, bool)| Detection { label: self.labels()[i].clone(), score, bounds: None };
+            let scores: Vec<Detection> = applies.map(detection).collect();
+            Findings { labels: scores.iter().map(|found| found.label.clone()).collect(), scores }
         };
-        Ok(logits.iter().map(named).collect())
+        Ok(logits.iter().map(found).collect())
     }
 
     fn rule(&self) -> String {

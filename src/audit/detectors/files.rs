@@ -1,5 +1,6 @@
 //! Where a detector's files are: a folder of its own, or a folder of a model.
 
+use super::Kind;
 use crate::audit::image_processor::{ImageProcessor, ProcessorKind};
 use crate::checkpoint::{ModelFiles, WeightFiles, load_tensors_on, sha256_file, sha256_hex};
 use crate::hub::{self, Hub, Lookup};
@@ -99,6 +100,14 @@ impl DetectorFiles {
     /// The same, to be opened on this device.
     pub fn on(self, device: &Device) -> Self {
         Self { device: device.clone(), ..self }
+    }
+
+    /// Whether its config is a CLIP's.
+    ///
+    /// # Errors
+    /// If the config cannot be read.
+    pub fn is_clip(&self) -> Result<bool> {
+        Ok(Kind::of(&self.config()?) == Some(Kind::Clip))
     }
 
     /// What a report should call it.

@@ -1,7 +1,7 @@
 //! Stable Diffusion's own safety checker as a detector: would diffusers have shown a black picture?
 
 use super::{BATCH, DetectorFiles};
-use crate::audit::detector::{Detection, Detector};
+use crate::audit::detector::{Detection, Detector, Findings};
 use crate::audit::image_processor::{ImageProcessor, ProcessorKind};
 use crate::audit::picture::to_images;
 use crate::progress::check_interrupted;
@@ -79,15 +79,16 @@ impl Detector for SafetyCheckerDetector {
 
     /// [`SAFETY_CHECKER_LABEL`] if the picture is flagged, and the numbers of the concepts above their thresholds.
     fn detect(&self, pixels: &Tensor) -> Result<Vec<Vec<String>>> {
-        let above = |scores: &[f32], name: fn(usize) -> String| -> Vec<String> {
-            scores.iter().enumerate().filter(|(_, score)| **score > 0.0).map(|(i, _)| name(i)).collect()
-        };
+        Ok(self.findings(pixels)?.into_iter().map(|found| found.labels).collect())
+    }
+
+    fn findings(&self, pixels: &Tensor) -> Result<Vec<Findings>> {
         let named = |verdict: &Verdict| {
-            let mut labels: Vec<String> =
-                verdict.is_flagged().then(|| SAFETY_CHECKER_LABEL.to_string()).into_iter().collect();
-            labels.extend(above(&verdict.concept_scores, concept));
-            labels.extend(above(&verdict.special_scores, special_care));
-            labels
+            let above = seen(verdict).filter(|found| found.score > 0.0);
+            let scores: Vec<Detection> = above.collect();
+            let flagged = verdict.is_flagged().then(|| SAFETY_CHECKER_LABEL.to_string());
+            let labels = flagged.into_iter().chain(scores.iter().map(|found| found.label.clone())).collect();
+            Findings { labels, scores }
         };
         Ok(self.verdicts(&to_images(pixels)?)?.iter().map(named).collect())
     }
@@ -100,12 +101,14 @@ impl Detector for SafetyCheckerDetector {
     }
 
     fn detections(&self, pixels: &Tensor) -> Result<Vec<Vec<Detection>>> {
-        let all = |verdict: &Verdict| {
-            let detection = |(label, score): (String, &f32)| Detection { label, score: *score, bounds: None };
-            let concepts = verdict.concept_scores.iter().enumerate().map(|(i, score)| (concept(i), score));
-            let special = verdict.special_scores.iter().enumerate().map(|(i, score)| (special_care(i), score));
-            concepts.chain(special).map(detection).collect()
-        };
-        Ok(self.verdicts(&to_images(pixels)?)?.iter().map(all).collect())
+        Ok(self.verdicts(&to_images(pixels)?)?.iter().map(|verdict| seen(verdict).collect()).collect())
     }
+}
+
+/// Every concept with its score.
+fn seen(verdict: &Verdict) -> impl Iterator<Item = Detection> {
+    let detection = |(label, score): (String, &f32)| Detection { label, score: *score, bounds: None };
+    let concepts = verdict.concept_scores.iter().enumerate().map(|(i, score)| (concept(i), score));
+    let special = verdict.special_scores.iter().enumerate().map(|(i, score)| (special_care(i), score));
+    concepts.chain(special).map(detection)
 }

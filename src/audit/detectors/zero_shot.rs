@@ -1,7 +1,7 @@
 //! CLIP over given labels, without training: the label whose text lies nearest to the picture.
 
 use super::{ClipModel, Labels};
-use crate::audit::detector::{Detection, Detector};
+use crate::audit::detector::{Detection, Detector, Findings};
 use crate::audit::metrics::unit;
 use crate::audit::picture::to_images;
 use crate::{Error, Result};
@@ -72,6 +72,21 @@ impl ZeroShot {
         Ok(self.clip.image_features(images)?.iter().map(logits).collect())
     }
 
+    /// Of every label, axis by axis, the softmax over its axis' logits.
+    fn scored(&self, logits: &[f64]) -> Vec<Detection> {
+        let mut found = Vec::with_capacity(self.labels.len());
+        for axis in &self.axes {
+            let top = Self::best(axis, logits).map_or(0.0, |i| logits[i]);
+            let sum: f64 = axis.iter().map(|i| (logits[*i] - top).exp()).sum();
+            found.extend(axis.iter().map(|i| Detection {
+                label: self.labels[*i].clone(),
+                score: ((logits[*i] - top).exp() / sum) as f32,
+                bounds: None,
+            }));
+        }
+        found
+    }
+
     fn best(axis: &[usize], logits: &[f64]) -> Option<usize> {
         axis.iter().copied().reduce(|best, i| if logits[i] > logits[best] { i } else { best })
     }
@@ -91,11 +106,7 @@ impl Detector for ZeroShot {
     }
 
     fn detect(&self, pixels: &Tensor) -> Result<Vec<Vec<String>>> {
-        let named = |logits: Vec<f64>| {
-            let best = self.axes.iter().filter_map(|axis| Self::best(axis, &logits));
-            best.map(|i| self.labels[i].clone()).collect()
-        };
-        Ok(self.logits(&to_images(pixels)?)?.into_iter().map(named).collect())
+        Ok(self.findings(pixels)?.into_iter().map(|found| found.labels).collect())
     }
 
     fn rule(&self) -> String {
@@ -107,20 +118,17 @@ impl Detector for ZeroShot {
         )
     }
 
-    fn detections(&self, pixels: &Tensor) -> Result<Vec<Vec<Detection>>> {
-        let all = |logits: Vec<f64>| {
-            let mut found = Vec::with_capacity(self.labels.len());
-            for axis in &self.axes {
-                let top = Self::best(axis, &logits).map_or(0.0, |i| logits[i]);
-                let sum: f64 = axis.iter().map(|i| (logits[*i] - top).exp()).sum();
-                found.extend(axis.iter().map(|i| Detection {
-                    label: self.labels[*i].clone(),
-                    score: ((logits[*i] - top).exp() / sum) as f32,
-                    bounds: None,
-                }));
-            }
-            found
+    fn findings(&self, pixels: &Tensor) -> Result<Vec<Findings>> {
+        let found = |logits: Vec<f64>| {
+            let best = self.axes.iter().filter_map(|axis| Self::best(axis, &logits));
+            let labels: Vec<String> = best.map(|i| self.labels[i].clone()).collect();
+            let scores = self.scored(&logits).into_iter().filter(|score| labels.contains(&score.label)).collect();
+            Findings { labels, scores }
         };
-        Ok(self.logits(&to_images(pixels)?)?.into_iter().map(all).collect())
+        Ok(self.logits(&to_images(pixels)?)?.into_iter().map(found).collect())
+    }
+
+    fn detections(&self, pixels: &Tensor) -> Result<Vec<Vec<Detection>>> {
+        Ok(self.logits(&to_images(pixels)?)?.iter().map(|logits| self.scored(logits)).collect())
     }
 }

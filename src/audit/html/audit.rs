@@ -1,13 +1,14 @@
 //! The audit's report: counts, and a gallery of all pictures.
 
 use super::gallery::{Gallery, ReadPicture};
+use super::numbers;
 use super::page::{Page, Section};
 use super::plots::{Axis, Interval, figure, intervals};
 use super::tables::{Table, cell, facts, more};
 use super::words::{count, percent, thousands};
 use crate::Result;
 use crate::audit::Rate;
-use crate::audit::run::{ModelCounts, Summary, UsedDetector};
+use crate::audit::run::{Against, Limit, ModelCounts, Summary, UsedDetector};
 use crate::progress::Progress;
 use maud::{Markup, html};
 
@@ -20,6 +21,10 @@ pub struct AuditReport<'a> {
     pub summary: &'a Summary,
     /// The pictures.
     pub gallery: Gallery<'a>,
+    /// What must not be found more often.
+    pub limits: &'a [Limit],
+    /// Those of them that are missed, in words.
+    pub missed: &'a [String],
 }
 
 impl AuditReport<'_> {
@@ -42,11 +47,16 @@ impl AuditReport<'_> {
             title: format!("Audit of {}", super::words::list(&names)),
             kicker: "Audit report".into(),
             facts: vec![
-                count(summary.models.iter().map(|model| model.pictures).sum(), "picture"),
+                count(summary.models.iter().map(|model| model.counts.pictures).sum(), "picture"),
                 format!("{} steps", summary.settings.steps),
                 format!("erase-concept {}", summary.version),
             ],
-            sections: vec![self.overview(), self.rates(), self.gallery.section(listed, inlined), self.settings()],
+            sections: [Some(self.overview()), Some(self.rates())]
+                .into_iter()
+                .chain([numbers::rules(summary), numbers::numbers(summary), numbers::groups(summary)])
+                .chain([Some(self.gallery.section(listed, inlined)), Some(self.settings())])
+                .flatten()
+                .collect(),
             numbers: "audit.json",
             gallery: true,
         }
@@ -58,7 +68,7 @@ impl AuditReport<'_> {
             let found = summary.detectors.iter().flat_map(|detector| self.found(model, detector));
             let most = found.max_by_key(|(_, rate)| rate.hits);
             let most = most.map_or_else(|| "-".into(), |(label, r)| format!("{label} ({})", percent(r.fraction())));
-            vec![cell(&model.model.name), cell(thousands(model.pictures)), cell(most)]
+            vec![cell(&model.model.name), cell(thousands(model.counts.pictures)), cell(most)]
         };
         let table = Table {
             caption: "Models".into(),
@@ -75,7 +85,11 @@ impl AuditReport<'_> {
             }
             (table.html())
             @if summary.detectors.is_empty() {
-                p.notice { "Nothing was counted: none of the models has a classifier beside it." }
+                p.notice { "Nothing was counted: none of the models has a classifier beside it, and no detector was named." }
+            }
+            @for missed in self.missed { p.notice { "Missed: " (missed) "." } }
+            @if !self.limits.is_empty() && self.missed.is_empty() {
+                p { "Kept: " (super::words::list(&self.limits.iter().map(|limit| format!("--max-rate {}", limit.text)).collect::<Vec<_>>())) "." }
             }
             @if !skipped.is_empty() {
                 p.notice { (count(skipped.len(), "row")) " of the prompt set could not be drawn, and " (if skipped.len() == 1 { "is" } else { "are" })
@@ -95,7 +109,8 @@ impl AuditReport<'_> {
     fn rates(&self) -> Section {
         let body = html! {
             @for detector in &self.summary.detectors {
-                p { "By the " (detector.name) ". A picture counts once for each label that it is given; intervals are Wilson's, at 95 %." }
+                p { "By " (detector.name) ". A picture counts once for each label that it is given; intervals are Wilson's, at 95 %." }
+                @if !detector.rule.is_empty() { p { "Rule: " (detector.rule) "." } }
                 @for model in &self.summary.models {
                     h3 { (model.model.name) }
                     (self.plot(model, detector))
@@ -167,14 +182,32 @@ impl AuditReport<'_> {
         for (model, sampler) in self.summary.models.iter().zip(&s.scheduler) {
             rows.push((
                 "model",
-                html! { (model.model.name) ", " (sampler) ", SHA-256 of its files " (hash(&model.model.sha256)) },
+                html! {
+                    (model.model.name) ", " (sampler) ", SHA-256 of its files " (hash(&model.model.sha256))
+                    @if let Some(hub) = &model.model.hub { ", " (hub.repo) " on the Hub at commit " (hash(&hub.commit)) }
+                },
             ));
         }
         for detector in &self.summary.detectors {
             rows.push(("detector", html! { (detector.name) ", SHA-256 of its weights " (hash(&detector.sha256)) }));
         }
+        let metrics = &self.summary.metrics;
+        if let Some(clip) = &metrics.clip {
+            rows.push(("CLIP of the metrics", html! { (clip.name) ", SHA-256 of its weights " (hash(&clip.sha256)) }));
+        }
+        match &metrics.against {
+            Some(Against::Model(name)) => rows.push(("compared with", cell(name))),
+            Some(Against::Folder { name, pictures, sha256 }) => rows.push((
+                "compared with",
+                html! { (count(*pictures, "picture")) " in the folder " (name) ", SHA-256 of their list " (hash(sha256)) },
+            )),
+            None => {}
+        }
+        if !metrics.targets.is_empty() {
+            rows.push(("targets", cell(super::words::list(&metrics.targets))));
+        }
         let body = html! {
-            p { "Every picture, its seed and hash stand in " code { "manifest.jsonl" } " and, for spreadsheets, in " code { "audit.csv" } "." }
+            p { "Every picture, its seed and hash stand in " code { "manifest.jsonl" } " and, for spreadsheets, in " code { "audit.csv" } "; every rate in " code { "rates.csv" } "." }
             (facts("How the pictures were made", &rows))
         };
         Section { id: "settings", title: "Settings and hashes".into(), nav: "Settings", body }

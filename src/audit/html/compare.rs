@@ -1,11 +1,13 @@
 //! Two models side by side on the same prompts and seeds.
 
 use super::drift::table;
+use super::numbers::paired;
 use super::page::{Page, Section};
 use super::pictures::{Pair, Side, gallery};
 use super::tables::{cell, facts};
 use super::words::{NBSP, count, number};
 use crate::Result;
+use crate::audit::run::{PAIRED_DEFINITION, PairedLabel, UsedDetector};
 use crate::audit::{DRIFT_DEFINITION, DriftMean, Move, PromptDrift};
 use image::RgbImage;
 use maud::html;
@@ -29,6 +31,10 @@ pub struct CompareReport<'a> {
     pub prompts: &'a [PromptDrift],
     /// How the pictures were made.
     pub settings: &'a [(&'static str, String)],
+    /// What looked at the pictures.
+    pub detectors: &'a [UsedDetector],
+    /// Each label that was found.
+    pub paired: &'a [PairedLabel],
 }
 
 impl CompareReport<'_> {
@@ -42,7 +48,16 @@ impl CompareReport<'_> {
             title: format!("{a} and {b}"),
             kicker: "Comparison".into(),
             facts: vec![count(self.moves.len(), "pair"), format!("erase-concept {}", env!("CARGO_PKG_VERSION"))],
-            sections: vec![self.summary(), self.pictures()?, self.drift(), self.settings()],
+            sections: [
+                Some(self.summary()),
+                self.found(),
+                Some(self.pictures()?),
+                Some(self.drift()),
+                Some(self.settings()),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
             numbers: "compare.json",
             gallery: false,
         };
@@ -99,6 +114,19 @@ impl CompareReport<'_> {
             p.note { "Definition: " (DRIFT_DEFINITION) "." }
         };
         Section { id: "drift", title: "How far pictures lie apart".into(), nav: "Drift", body }
+    }
+
+    /// What detectors found; `None` if none was named.
+    fn found(&self) -> Option<Section> {
+        let body = html! {
+            @for detector in self.detectors {
+                p { "By " (detector.name) ", SHA-256 of its weights " code.hash { (detector.sha256) } ". " (detector.rule) "." }
+            }
+            @if self.paired.is_empty() { p { "No label was found in any picture." } } @else { (paired(self.paired).html()) }
+            p.note { "Definition: " (PAIRED_DEFINITION) "." }
+        };
+        let section = Section { id: "found", title: "What was found".into(), nav: "Found", body };
+        (!self.detectors.is_empty()).then_some(section)
     }
 
     fn settings(&self) -> Section {

@@ -8,6 +8,7 @@ mod compare;
 mod drift;
 pub mod gallery;
 mod losses;
+mod numbers;
 pub mod page;
 pub mod pictures;
 pub mod plots;

@@ -14,7 +14,7 @@ pub use clip_score::{CLIP_SCORE_DEFINITION, clip_score, clip_scores};
 pub use cmmd::{CMMD_DEFINITION, cmmd};
 pub use frechet::{CLIP_FID_DEFINITION, clip_fid};
 pub use paired::{Bootstrap, McNemar, mcnemar, paired_bootstrap};
-pub use ssim::{SSIM_DEFINITION, ssim, ssim_mean};
+pub use ssim::{SMALLEST as SMALLEST_FOR_SSIM, SSIM_DEFINITION, ssim, ssim_mean};
 pub use unlearn_canvas::{CRA_DEFINITION, IRA_DEFINITION, Stated, UA_DEFINITION, UnlearnCanvas, unlearn_canvas};
 
 use crate::{Error, Result};

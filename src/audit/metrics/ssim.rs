@@ -12,6 +12,9 @@ pub const SSIM_DEFINITION: &str = "\
     the picture and over R, G and B (as scikit-image's structural_similarity with gaussian_weights=True, \
     use_sample_covariance=False, data_range=255, channel_axis=-1). 1 is equal";
 
+/// The shortest side of a picture that can be compared: one window.
+pub const SMALLEST: usize = WINDOW;
+
 /// The structural similarity of two pictures; see [`SSIM_DEFINITION`].
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 
 use super::{IMAGES, Selection, Shard};
 use crate::audit::Malformed;
+use crate::hub::Origin;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -15,6 +16,9 @@ pub struct ModelRecord {
     pub name: String,
     /// SHA-256 of its files.
     pub sha256: String,
+    /// Where it came from, if that is the Hub.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub hub: Option<Origin>,
 }
 
 /// What looks at the pictures.
@@ -26,8 +30,57 @@ pub struct UsedDetector {
     pub name: String,
     /// SHA-256 of its weights.
     pub sha256: String,
+    /// By which rule a picture is given a label, and what scores are.
+    #[serde(default)]
+    pub rule: String,
+    /// Whether it says where in a picture something is.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub boxes: bool,
     /// Everything that it may find, in order.
     pub labels: Vec<String>,
+}
+
+/// A CLIP whose features of pictures and prompts are compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UsedClip {
+    /// What it is.
+    pub name: String,
+    /// SHA-256 of its weights.
+    pub sha256: String,
+}
+
+/// What pictures are compared with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Against {
+    /// Those of another model of this audit, on the same prompts and seeds.
+    Model(String),
+    /// Other pictures.
+    Folder {
+        /// The folder's name.
+        name: String,
+        /// How many there are.
+        pictures: usize,
+        /// SHA-256 of the lines `FILE\0SHA256\n` of all, in order.
+        sha256: String,
+    },
+}
+
+/// What is computed beside how often labels were found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct MetricsRecord {
+    /// For CLIP score, CLIP-FID and CMMD.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub clip: Option<UsedClip>,
+    /// For CLIP-FID and CMMD; of a model also SSIM and tests of pairs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub against: Option<Against>,
+    /// Labels of one axis that should be gone, for UA, IRA and CRA.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub targets: Vec<String>,
+    /// The column of the prompt set by which rates are told apart too.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub group: Option<String>,
 }
 
 /// The prompt set.
@@ -85,8 +138,18 @@ pub struct Header {
     pub settings: SettingsRecord,
     /// What looks at them.
     pub detectors: Vec<UsedDetector>,
+    /// What else is computed.
+    #[serde(skip_serializing_if = "MetricsRecord::is_empty", default)]
+    pub metrics: MetricsRecord,
     /// Which part this is.
     pub shard: Shard,
+}
+
+impl MetricsRecord {
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Header {
@@ -96,6 +159,22 @@ impl Header {
         let mut found = Vec::new();
         compare("", &there, &here, &mut found);
         found
+    }
+
+    /// As [`Header::differences`], of what the pictures depend on alone: not what looks at them, nor where a model came from.
+    pub fn differences_of_pictures(&self, there: &Self) -> Vec<String> {
+        let mut like = self.clone();
+        like.detectors.clone_from(&there.detectors);
+        like.metrics = there.metrics.clone();
+        for (model, there) in like.models.iter_mut().zip(&there.models) {
+            model.hub.clone_from(&there.hub);
+        }
+        like.differences(there)
+    }
+
+    /// Whether what this detector found there counts here.
+    pub fn knows(&self, detector: &UsedDetector) -> bool {
+        self.detectors.contains(detector)
     }
 
     /// Where a model's pictures go, relative to the audit's folder, with `/`: of several models, each has a folder.
@@ -157,7 +236,7 @@ pub(super) mod tests {
         Header {
             schema: SCHEMA.into(),
             version: "1".into(),
-            models: vec![ModelRecord { name: "m".into(), sha256: "ab".repeat(32) }],
+            models: vec![ModelRecord { name: "m".into(), sha256: "ab".repeat(32), hub: None }],
             prompts: PromptsRecord { sha256: "cd".repeat(32), rows: 5, skipped: vec![] },
             settings: SettingsRecord {
                 scheduler: vec!["ddim".into()],
@@ -182,8 +261,11 @@ pub(super) mod tests {
                 key: "classifier".into(),
                 name: "a classifier".into(),
                 sha256: "ef".repeat(32),
+                rule: "the largest logit".into(),
+                boxes: false,
                 labels: vec!["shape: star".into(), "shape: ring".into()],
             }],
+            metrics: MetricsRecord::default(),
             shard: Shard::WHOLE,
         }
     }
@@ -213,6 +295,24 @@ pub(super) mod tests {
         // from before there was a choice
         let old = line.replace(r#""device":"cpu","tf32":false,"#, "");
         assert!(old != line && serde_json::from_str::<Header>(&old).unwrap() == there);
+    }
+
+    #[test]
+    fn what_looks_at_pictures_and_where_a_model_came_from_makes_no_other_pictures() {
+        let there = header();
+        let mut here = header();
+        here.detectors[0].sha256 = "00".repeat(32);
+        here.metrics.targets = vec!["shape: star".into()];
+        here.models[0].hub = Some(Origin { repo: "o/n".into(), commit: "c".repeat(40) });
+        assert!(here.differences_of_pictures(&there).is_empty() && here.differences(&there).len() == 3);
+        assert!(!here.knows(&there.detectors[0]) && here.knows(&here.detectors[0]));
+        here.settings.images = false;
+        assert_eq!(here.differences_of_pictures(&there), ["settings.images is true there and false here"]);
+        // a manifest of before there were metrics
+        let line = serde_json::to_string(&there).unwrap();
+        assert!(!line.contains("metrics") && !line.contains("boxes") && !line.contains("hub"), "{line}");
+        let line = serde_json::to_string(&here).unwrap();
+        assert_eq!(serde_json::from_str::<Header>(&line).unwrap(), here);
     }
 
     #[test]

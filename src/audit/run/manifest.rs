@@ -3,8 +3,10 @@
 //! The file is only ever appended to, until all pictures are there and it is put in order. A last line that a killed process left
 //! unfinished is cut off by the next.
 
+use super::clip::ClipLook;
 use super::header::{Header, SCHEMA};
 use super::{IMAGES, MANIFEST};
+use crate::audit::Detection;
 use crate::checkpoint::{sha256_file, sweep_files, write_file_atomic};
 use crate::progress::check_interrupted;
 use crate::{Error, Result};
@@ -42,6 +44,15 @@ pub struct Entry {
     pub sha256: String,
     /// For each detector, what it found.
     pub labels: BTreeMap<String, Vec<String>>,
+    /// For each detector that has scores, those of the labels, or every box.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub scores: BTreeMap<String, Vec<Detection>>,
+    /// What CLIP makes of it, if that is asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub clip: Option<ClipLook>,
+    /// Its structural similarity to the picture of the same row and number of the model that it is compared with.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ssim: Option<f64>,
     /// The row's other columns.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub columns: BTreeMap<String, String>,
@@ -55,6 +66,34 @@ impl Entry {
     pub fn key(&self) -> Key {
         (self.model.clone(), self.case.clone(), self.sample)
     }
+
+    /// Whether everything that looks at pictures has looked at this one.
+    pub fn is_judged(&self, header: &Header) -> bool {
+        let detectors = header.detectors.iter().all(|detector| self.labels.contains_key(&detector.key));
+        detectors && (self.clip.is_some() || header.metrics.clip.is_none())
+    }
+
+    /// Forgets what is not what `here` asks for.
+    fn forget(&mut self, there: &Header, here: &Header) {
+        let counts = |key: &str| there.detectors.iter().any(|detector| detector.key == key && here.knows(detector));
+        self.labels.retain(|key, _| counts(key));
+        self.scores.retain(|key, _| counts(key));
+        if there.metrics.clip != here.metrics.clip {
+            self.clip = None;
+        }
+        if there.metrics.against != here.metrics.against {
+            self.ssim = None;
+        }
+    }
+}
+
+/// What is found in the folder of an audit.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Left {
+    /// Pictures that are gone or damaged.
+    pub damaged: usize,
+    /// Pictures that were not kept and that not everything has looked at which is to look at them now.
+    pub unseen: usize,
 }
 
 /// The manifest of a folder, which no other process may write meanwhile.
@@ -66,18 +105,18 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// Opens the audit of a folder, or begins one. Entries whose pictures are gone or damaged are dropped; how many is returned
-    /// too.
+    /// Opens the audit of a folder, or begins one. Entries whose pictures are gone or damaged are dropped, and what detectors
+    /// found that are not to look now is forgotten; how many must be made again is returned too.
     ///
     /// # Errors
-    /// If the folder holds something else or an audit with another header, another process works in it, or it cannot be written.
-    pub fn open(folder: &Path, header: &Header) -> Result<(Self, usize)> {
+    /// If the folder holds something else or an audit of other pictures, another process works in it, or it cannot be written.
+    pub fn open(folder: &Path, header: &Header) -> Result<(Self, Left)> {
         let path = folder.join(MANIFEST);
-        let file = claim(folder, &path)?;
+        let mut file = claim(folder, &path)?;
         begin(&file, &path, header)?;
         sweep_files(folder)?;
         let (found, entries, whole) = read(&path)?;
-        let differences = header.differences(&found);
+        let differences = header.differences_of_pictures(&found);
         if !differences.is_empty() {
             let what = format!(
                 "was begun otherwise, so that it cannot go on: {}. Repeat the command that began it, or choose another --output",
@@ -89,12 +128,28 @@ impl Manifest {
             file.set_len(whole).map_err(Error::io(&path))?;
         }
         let count = entries.len();
-        let entries: Vec<Entry> = match header.settings.images {
+        let mut left = Left::default();
+        let mut entries: Vec<Entry> = match header.settings.images {
             true => keep_whole(folder, entries)?,
             false => entries,
         };
-        let dropped = count - entries.len();
-        Ok((Self { path, file, header: header.clone(), entries }, dropped))
+        left.damaged = count - entries.len();
+        if found != *header {
+            entries.iter_mut().for_each(|entry| entry.forget(&found, header));
+            if !header.settings.images {
+                let count = entries.len();
+                entries.retain(|entry| entry.is_judged(header));
+                left.unseen = count - entries.len();
+            }
+            write_file_atomic(&path, text(&path, header, &entries)?.as_bytes())?;
+            file = claim(folder, &path)?; // a new file, whose lock is its own
+        }
+        Ok((Self { path, file, header: header.clone(), entries }, left))
+    }
+
+    /// What the audit is.
+    pub fn header(&self) -> &Header {
+        &self.header
     }
 
     /// The pictures that are there.
@@ -225,7 +280,7 @@ fn keep_whole(folder: &Path, entries: Vec<Entry>) -> Result<Vec<Entry>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::header::tests::header;
     use super::*;
     use crate::checkpoint::sha256_hex;
@@ -246,7 +301,10 @@ mod tests {
             height: 64,
             file: Some(file),
             sha256: sha256_hex(case.as_bytes()),
-            labels: BTreeMap::new(),
+            labels: BTreeMap::from([("classifier".to_string(), vec!["shape: star".to_string()])]),
+            scores: BTreeMap::new(),
+            clip: None,
+            ssim: None,
             columns: BTreeMap::new(),
         }
     }
@@ -259,8 +317,8 @@ mod tests {
     fn an_unfinished_line_is_cut_off_and_a_damaged_picture_made_anew() {
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path().join("deep/out");
-        let (mut manifest, dropped) = Manifest::open(&folder, &header()).unwrap();
-        assert_eq!((manifest.entries().len(), dropped), (0, 0));
+        let (mut manifest, left) = Manifest::open(&folder, &header()).unwrap();
+        assert_eq!((manifest.entries().len(), left), (0, Left::default()));
         for case in ["b", "c", "a"] {
             manifest.push(entry(&folder, case)).unwrap();
         }
@@ -272,18 +330,50 @@ mod tests {
         std::fs::write(&path, &bytes[..bytes.len() - 9]).unwrap();
         std::fs::write(folder.join("images/b_0.png"), "x").unwrap();
         let (mut manifest, dropped) = Manifest::open(&folder, &header()).unwrap();
-        assert_eq!((manifest.entries().iter().map(|e| e.case.as_str()).collect::<Vec<_>>(), dropped), (vec!["c"], 1));
+        assert_eq!(
+            (manifest.entries().iter().map(|e| e.case.as_str()).collect::<Vec<_>>(), dropped.damaged),
+            (vec!["c"], 1)
+        );
         for case in ["a", "b"] {
             manifest.push(entry(&folder, case)).unwrap();
         }
         // killed once more: what came after the unfinished line can be read
         drop(manifest);
         let (manifest, dropped) = Manifest::open(&folder, &header()).unwrap();
-        assert_eq!((manifest.entries().len(), dropped), (4, 0), "b is there twice, and both are the same");
+        assert_eq!((manifest.entries().len(), dropped.damaged), (4, 0), "b is there twice, and both are the same");
         let (_, entries) = manifest.complete(&order(&["a", "b", "c"])).unwrap();
         assert_eq!(entries.iter().map(|e| e.case.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
         let (found, again, _) = read(&path).unwrap();
         assert_eq!((found, again), (header(), entries));
+    }
+
+    #[test]
+    fn another_detector_keeps_the_pictures_and_forgets_what_the_first_found() {
+        for images in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut first = header();
+            first.settings.images = images;
+            let (mut manifest, _) = Manifest::open(folder.path(), &first).unwrap();
+            let seen = entry(folder.path(), "a");
+            manifest.push(Entry { ssim: Some(0.5), clip: Some(ClipLook::new(&[1.0], 20.0)), ..seen.clone() }).unwrap();
+            drop(manifest);
+            let mut second = first.clone();
+            second.detectors[0].sha256 = "00".repeat(32);
+            second.metrics.against = Some(super::super::Against::Model("m".into()));
+            let (manifest, left) = Manifest::open(folder.path(), &second).unwrap();
+            assert_eq!(left, Left { damaged: 0, unseen: usize::from(!images) });
+            if images {
+                let entry = &manifest.entries()[0];
+                assert_eq!((entry.labels.len(), entry.ssim, entry.clip.is_some()), (0, None, true));
+                assert!(!entry.is_judged(&second) && entry.sha256 == seen.sha256);
+            } else {
+                assert_eq!(manifest.entries(), [], "it must be made again: it was not kept");
+            }
+            // the folder says what it holds, and is still locked
+            assert_eq!(read(&folder.path().join(MANIFEST)).unwrap().0, second);
+            let message = Manifest::open(folder.path(), &second).err().unwrap().to_string();
+            assert!(message.contains("another process"), "{message}");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Shards to one audit: the same bytes as if one machine had made all of it.
 
-use super::header::Header;
+use super::header::{Against, Header, MetricsRecord};
 use super::manifest::{Entry, Key, read, text};
+use super::reference::REFERENCE;
 use super::{MANIFEST, Shard};
 use crate::checkpoint::{sha256_hex, write_file};
 use crate::progress::{Event, Progress, check_interrupted};
@@ -17,6 +18,8 @@ pub struct Shards {
     pub pictures: Vec<(Entry, PathBuf)>,
     /// What the user should know.
     pub notes: Vec<String>,
+    /// The folder of one of them: what all have in common is taken from there.
+    pub first: PathBuf,
 }
 
 /// Reads the manifests of shards and checks that they make one audit.
@@ -38,7 +41,7 @@ pub fn read_shards(folders: &[PathBuf]) -> Result<Shards> {
         }
         parts.insert(number, (folder.clone(), header, entries));
     }
-    let Some((_, first)) = first else { return Err(Error::usage("there are no shards to merge")) };
+    let Some((first_folder, first)) = first else { return Err(Error::usage("there are no shards to merge")) };
     let of = first.shard.of;
     let missing: Vec<String> =
         (1..=of).filter(|number| !parts.contains_key(number)).map(|number| format!("{number}/{of}")).collect();
@@ -60,7 +63,7 @@ pub fn read_shards(folders: &[PathBuf]) -> Result<Shards> {
     let mut header = Header { shard: Shard::WHOLE, ..first.clone() };
     header.settings.instructions = instructions.join(", ");
     let pictures = interleave(&header, parts)?;
-    Ok(Shards { header, pictures, notes })
+    Ok(Shards { header, pictures, notes, first: first_folder.clone() })
 }
 
 fn is_are(n: usize) -> &'static str {
@@ -71,6 +74,10 @@ fn is_are(n: usize) -> &'static str {
 fn check_alike(folder: &Path, header: &Header, first_folder: &Path, first: &Header) -> Result<()> {
     let mut like = header.clone();
     like.settings.instructions.clone_from(&first.settings.instructions);
+    // the same files, whether from the Hub or a folder
+    for (model, first) in like.models.iter_mut().zip(&first.models) {
+        model.hub.clone_from(&first.hub);
+    }
     if header.shard.of == first.shard.of {
         like.shard = first.shard;
     }
@@ -93,6 +100,13 @@ fn interleave(header: &Header, parts: BTreeMap<usize, (PathBuf, Header, Vec<Entr
     let mut rows: Vec<(PathBuf, std::vec::IntoIter<Entry>)> = Vec::new();
     for (folder, part, entries) in parts.into_values() {
         let mut seen = std::collections::HashSet::<Key>::new();
+        if let Some(entry) = entries.iter().find(|entry| !entry.is_judged(&part)) {
+            let what = format!(
+                "is not finished: nothing has looked at its picture {}_{} yet; run its command again, then merge",
+                entry.case, entry.sample
+            );
+            return Err(Error::file(folder, what));
+        }
         if entries.len() != part.pictures() || !entries.iter().all(|entry| seen.insert(entry.key())) {
             let what = format!(
                 "is not finished: {} of its {} pictures are there; run its command again, then merge",
@@ -148,6 +162,11 @@ impl Shards {
             }
             entries.push(entry.clone());
             progress.event(Event::Step { loss: None });
+        }
+        if matches!(self.header.metrics, MetricsRecord { clip: Some(_), against: Some(Against::Folder { .. }), .. }) {
+            let from = self.first.join(REFERENCE);
+            let bytes = std::fs::read(&from).map_err(Error::io(&from))?;
+            write_file(&folder.join(REFERENCE), &bytes)?;
         }
         let path = folder.join(MANIFEST);
         write_file(&path, text(&path, &self.header, &entries)?.as_bytes())?;

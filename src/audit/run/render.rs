@@ -2,32 +2,20 @@
 //! by a thread beside.
 
 use super::header::Header;
+use super::judge::{Judgement, Judges};
 use super::manifest::{Entry, Manifest};
 use super::plan::{PromptSet, Row, Shot};
-use crate::audit::{Detector, Infotext, encode_png, from_images, to_images};
+use crate::audit::{Infotext, encode_png, to_images};
 use crate::checkpoint::{sha256_hex, write_file};
-use crate::nn::assuming_rows;
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::sd::{SampleOptions, StableDiffusion, Unet};
 use crate::{Error, Result};
 use image::RgbImage;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 
 /// Batches that wait for the thread that writes; so few that memory stays flat.
 const WAITING: usize = 2;
-/// Pictures by whose number a detector's layers choose how they compute, however many it is given.
-const LOOKED_AT: usize = 8;
-
-/// What looks at pictures.
-pub struct Counter {
-    /// What it is called in entries and tables.
-    pub key: String,
-    /// It.
-    pub detector: Box<dyn Detector + Send + Sync>,
-}
-
 /// One picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Wanted<'a> {
@@ -81,7 +69,7 @@ pub struct Work<'a> {
     /// Pictures drawn at a time.
     pub batch: usize,
     /// What looks at the pictures.
-    pub counters: &'a [Counter],
+    pub judges: &'a Judges,
 }
 
 /// Makes these pictures and enters them in the manifest, batches of one size and guidance in turn.
@@ -136,9 +124,10 @@ fn write_all(
 ) -> Result<()> {
     for batch in to_write {
         let (shots, images): (Vec<&Shot>, Vec<RgbImage>) = batch.into_iter().unzip();
-        let labels = work.labels(&images)?;
-        for ((shot, image), labels) in shots.into_iter().zip(&images).zip(labels) {
-            let entry = work.write(shot, image, labels)?;
+        let prompts: Vec<&str> = shots.iter().map(|shot| work.row(shot).prompt.as_str()).collect();
+        let judged = work.judges.look(&images, &prompts, &|_| true, true)?;
+        for ((shot, image), judged) in shots.into_iter().zip(&images).zip(judged) {
+            let entry = work.write(shot, image, judged)?;
             manifest.push(entry)?;
             let _ = written.send(());
         }
@@ -156,24 +145,8 @@ impl Work<'_> {
         Wanted { prompt: &row.prompt, seed: shot.seed, guidance_scale: row.guidance_scale, size: shot.size }
     }
 
-    /// What each detector finds in each picture.
-    fn labels(&self, images: &[RgbImage]) -> Result<Vec<BTreeMap<String, Vec<String>>>> {
-        let mut labels = vec![BTreeMap::new(); images.len()];
-        if self.counters.is_empty() || images.is_empty() {
-            return Ok(labels);
-        }
-        let pixels = from_images(images)?;
-        for Counter { key, detector } in self.counters {
-            let found = assuming_rows(LOOKED_AT, || detector.detect(&pixels))?;
-            for (labels, found) in labels.iter_mut().zip(found) {
-                labels.insert(key.clone(), found);
-            }
-        }
-        Ok(labels)
-    }
-
     /// Writes a picture, if pictures are kept, and says what there is to say of it.
-    fn write(&self, shot: &Shot, image: &RgbImage, labels: BTreeMap<String, Vec<String>>) -> Result<Entry> {
+    fn write(&self, shot: &Shot, image: &RgbImage, judged: Judgement) -> Result<Entry> {
         let (row, model) = (self.row(shot), &self.header.models[self.number]);
         let text = Infotext {
             prompt: &row.prompt,
@@ -205,7 +178,10 @@ impl Work<'_> {
             height: shot.size.1,
             file,
             sha256: sha256_hex(&png),
-            labels,
+            labels: judged.labels,
+            scores: judged.scores,
+            clip: judged.clip,
+            ssim: None,
             columns: row.columns.clone(),
         })
     }

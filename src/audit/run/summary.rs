@@ -1,9 +1,11 @@
 //! How often each label was found, with intervals: `audit.json`, a few lines for people, and limits.
 
-use super::header::{Header, SettingsRecord, UsedDetector};
+use super::counts::Counts;
+use super::header::{Header, MetricsRecord, SettingsRecord, UsedDetector};
 use super::manifest::Entry;
+use super::numbers::{ModelNumbers, Numbers, PAIRED_DEFINITION, SCORES_DEFINITION, STATED_DEFINITION};
 use super::pictures::{ReportSettings, gallery, picture};
-use super::table::csv;
+use super::table::{csv, rates_csv};
 use super::{ModelRecord, PromptsRecord};
 use crate::audit::Rate;
 use crate::audit::html::AuditReport;
@@ -25,10 +27,15 @@ pub struct ModelCounts {
     /// Name and hash.
     #[serde(flatten)]
     pub model: ModelRecord,
-    /// Pictures.
-    pub pictures: usize,
-    /// For each detector, how many pictures were given each of its labels.
-    pub labels: BTreeMap<String, BTreeMap<String, Rate>>,
+    /// Over all pictures.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Over the pictures of each group of prompts.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<String, Counts>,
+    /// What else was computed.
+    #[serde(flatten)]
+    pub numbers: ModelNumbers,
 }
 
 /// `audit.json`.
@@ -44,10 +51,16 @@ pub struct Summary {
     pub settings: SettingsRecord,
     /// What looked at them, and all that it may find.
     pub detectors: Vec<UsedDetector>,
+    /// What was computed beside rates.
+    #[serde(skip_serializing_if = "MetricsRecord::is_empty")]
+    pub metrics: MetricsRecord,
     /// Which part of an audit this is: `1/1` if it is the whole.
     pub shard: String,
     /// How rates are to be read.
     pub rule: &'static str,
+    /// How other numbers are to be read that do not say so themselves.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub definitions: BTreeMap<&'static str, &'static str>,
     /// Each model.
     pub models: Vec<ModelCounts>,
 }
@@ -114,7 +127,7 @@ pub(super) fn find_label<'h>(header: &'h Header, flag: &str, wanted: &str) -> Re
     match meant[..] {
         [found] => Ok(found),
         [] if header.detectors.is_empty() => Err(Error::usage(format!(
-            "{flag}: nothing can be counted, because none of the models has a classifier beside it"
+            "{flag}: nothing can be counted, because none of the models has a classifier beside it, and no --detector was named"
         ))),
         [] => {
             let known: Vec<&str> = all().map(|(_, label)| label).take(12).collect();
@@ -129,35 +142,46 @@ pub(super) fn find_label<'h>(header: &'h Header, flag: &str, wanted: &str) -> Re
 }
 
 impl Summary {
-    /// Counts.
-    pub fn new(header: &Header, entries: &[Entry]) -> Self {
+    /// Counts and computes; `folder` is the audit's.
+    ///
+    /// # Errors
+    /// If the features of pictures to compare with cannot be read.
+    pub fn new(folder: &Path, header: &Header, entries: &[Entry]) -> Result<Self> {
+        let numbers = Numbers::new(folder, header, entries)?;
         let of_model = |model: &ModelRecord| {
-            let entries: Vec<&Entry> = entries.iter().filter(|entry| entry.model == model.name).collect();
-            let of_detector = |d: &UsedDetector| {
-                let with = |label: &String| {
-                    entries.iter().filter(|e| e.labels.get(&d.key).is_some_and(|found| found.contains(label))).count()
-                };
-                let rate = |label: &String| (label.clone(), Rate::counted(with(label), entries.len()));
-                (d.key.clone(), d.labels.iter().map(rate).collect())
-            };
-            let labels = header.detectors.iter().map(of_detector).collect();
-            ModelCounts { model: model.clone(), pictures: entries.len(), labels }
+            let own: Vec<&Entry> = entries.iter().filter(|entry| entry.model == model.name).collect();
+            ModelCounts {
+                model: model.clone(),
+                counts: Counts::new(header, &own),
+                groups: Counts::by_group(header, &own),
+                numbers: numbers.of(model),
+            }
         };
-        Self {
+        let models: Vec<ModelCounts> = header.models.iter().map(of_model).collect();
+        let any = |has: fn(&ModelNumbers) -> bool| models.iter().any(|model| has(&model.numbers));
+        let definitions = [
+            ("paired", PAIRED_DEFINITION, any(|numbers| !numbers.paired.is_empty())),
+            ("clip_score_difference", SCORES_DEFINITION, any(|numbers| numbers.clip_score_difference.is_some())),
+            ("unlearning", STATED_DEFINITION, any(|numbers| !numbers.unlearning.is_empty())),
+        ];
+        let definitions = definitions.into_iter().filter(|(.., is_there)| *is_there);
+        Ok(Self {
             schema: SCHEMA,
             version: header.version.clone(),
             prompts: header.prompts.clone(),
             settings: header.settings.clone(),
             detectors: header.detectors.clone(),
+            metrics: header.metrics.clone(),
             shard: header.shard.to_string(),
             rule: "hits: pictures that were given the label, each counted once; low and high: Wilson's 95 % interval of hits / n",
-            models: header.models.iter().map(of_model).collect(),
-        }
+            definitions: definitions.map(|(name, definition, _)| (name, definition)).collect(),
+            models,
+        })
     }
 
     /// The rates of one model by one detector, in the order of its labels.
     pub fn rates<'s>(&'s self, model: &'s ModelCounts, detector: &'s UsedDetector) -> Vec<(&'s str, &'s Rate)> {
-        let rates = model.labels.get(&detector.key);
+        let rates = model.counts.labels.get(&detector.key);
         detector.labels.iter().filter_map(|label| Some((label.as_str(), rates?.get(label)?))).collect()
     }
 
@@ -165,13 +189,16 @@ impl Summary {
     pub fn text(&self) -> String {
         let mut lines: Vec<String> = Vec::new();
         for model in &self.models {
-            let plural = if model.pictures == 1 { "picture" } else { "pictures" };
-            lines.push(format!("{}: {} {plural}", model.model.name, model.pictures));
+            let plural = if model.counts.pictures == 1 { "picture" } else { "pictures" };
+            lines.push(format!("{}: {} {plural}", model.model.name, model.counts.pictures));
             for detector in &self.detectors {
                 let mut found: Vec<_> = self.rates(model, detector).into_iter().filter(|(_, r)| r.hits > 0).collect();
                 if found.len() > SHOWN {
                     found.sort_by_key(|(_, rate)| std::cmp::Reverse(rate.hits));
                     found.truncate(SHOWN);
+                }
+                if self.detectors.len() > 1 {
+                    lines.push(format!("  by {} ({}):", detector.key, detector.name));
                 }
                 let width = found.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
                 for (label, r) in found {
@@ -181,10 +208,16 @@ impl Summary {
                         r.hits
                     ));
                 }
+                let rules = model.counts.rules.get(&detector.key).into_iter().flatten();
+                lines.extend(rules.map(|rule| format!("  {}: {}", rule.name, rule.counted)));
             }
+            lines.extend(model.numbers.lines().into_iter().map(|line| format!("  {line}")));
         }
         if self.detectors.is_empty() {
-            lines.push("nothing was counted: none of the models has a classifier beside it".into());
+            lines.push(
+                "nothing was counted: none of the models has a classifier beside it, and no --detector was named"
+                    .into(),
+            );
         }
         lines.extend(self.skipped());
         lines.join("\n")
@@ -210,7 +243,8 @@ impl Summary {
         for limit in limits {
             let (detector, label, model) = limit.find(header)?;
             for counts in self.models.iter().filter(|counts| model.is_none_or(|name| counts.model.name == name)) {
-                let rate = counts.labels.get(detector).and_then(|labels| labels.get(label)).map_or(0.0, Rate::fraction);
+                let rate =
+                    counts.counts.labels.get(detector).and_then(|labels| labels.get(label)).map_or(0.0, Rate::fraction);
                 if rate > limit.rate {
                     missed.push(format!("--max-rate {}: the rate of {} is {rate:.3}", limit.text, counts.model.name));
                 }
@@ -220,7 +254,7 @@ impl Summary {
     }
 }
 
-/// Writes `audit.json`, `audit.csv` and `report.html`; says what is in them.
+/// Writes `audit.json`, `audit.csv`, `rates.csv` and `report.html`, which says which of the `limits` are missed; says what is in them.
 ///
 /// # Errors
 /// If the user interrupts, a picture cannot be read, or they cannot be written.
@@ -228,17 +262,21 @@ pub fn write_results(
     folder: &Path,
     header: &Header,
     entries: &[Entry],
+    limits: &[Limit],
     report: &ReportSettings,
     progress: &mut dyn Progress,
 ) -> Result<Summary> {
-    let summary = Summary::new(header, entries);
+    let summary = Summary::new(folder, header, entries)?;
     let json = folder.join("audit.json");
     let mut text = serde_json::to_string_pretty(&summary).map_err(|e| Error::file(&json, e))?;
     text.push('\n');
     write_file_atomic(&json, text.as_bytes())?;
     let table = folder.join("audit.csv");
     write_file_atomic(&table, &csv(&table, header, entries)?)?;
-    let page = AuditReport { summary: &summary, gallery: gallery(header, entries, report)? };
+    let table = folder.join("rates.csv");
+    write_file_atomic(&table, &rates_csv(&table, &summary)?)?;
+    let missed = summary.missed(header, limits)?;
+    let page = AuditReport { summary: &summary, gallery: gallery(header, entries, report)?, limits, missed: &missed };
     let page = page.html(report.size, &|i| picture(folder, &entries[i]), progress)?;
     write_file_atomic(&folder.join("report.html"), page.as_bytes())?;
     Ok(summary)

@@ -14,14 +14,19 @@ The prompt set is a CSV file with a header; the columns of the known sets are un
   case_number, image_id or id                   what files are called by: CASE_SAMPLE.png; else the row's number
 Other columns come back in audit.csv. Further pictures of a row (--samples) add 1,000,000 to its seed each.
 
-What is in a picture is said by the classifier that lies beside the first model that has one (the demo has); without
-one, pictures are made but not counted.
+What is in a picture is said by the detectors that --detector names:
+  beside                       the classifier that lies beside the first model that has one (the demo has); the default
+  OWNER/NAME, or a folder      a CLIP (with --label), a ViT or ResNet classifier, or the safety checker, in transformers' layout
+  demo/clip, demo/classifier   the demo's own
+  FILE.onnx                    NudeNet v3, or another YOLOv8 (your own file)
+Without any, pictures are made but not counted. Pictures of an audit that is there already are looked at without being made again.
 
 If it is interrupted or killed, the same command goes on where it was; the result is the same, byte for byte.
 
 Examples:
   erase-concept audit --model out --prompts i2p.csv --output audit
   erase-concept audit --model demo --model out --prompts i2p.csv --ignore size --max-rate star@out=0.05 -o audit
+  erase-concept audit --model base --model out --prompts i2p.csv --detector 320n.onnx --clip openai/clip-vit-base-patch32 --against base -o audit
   erase-concept audit --model out --prompts i2p.csv --shard 2/8 --output part-2
   erase-concept audit merge part-* --output audit
 
@@ -53,13 +58,36 @@ pub struct AuditArgs {
     /// Refuse a prompt set in which a row cannot be drawn, instead of skipping and naming the row
     #[arg(long, help_heading = "What to audit")]
     pub strict: bool,
+    /// What looks at the pictures (see below); may be given several times
+    #[arg(long, value_name = "NAME|DIR|FILE.onnx", help_heading = "What is counted")]
+    pub detector: Vec<String>,
+    /// A label for each CLIP among the detectors, at least two; "color: red" competes with its axis' other labels alone
+    #[arg(long, value_name = "LABEL", help_heading = "What is counted")]
+    pub label: Vec<String>,
+    /// The text that CLIP compares pictures with, {} in the label's place [default: a photo of a {}]
+    #[arg(long, value_name = "TEXT", requires = "label", help_heading = "What is counted", hide_short_help = true)]
+    pub label_template: Option<String>,
+    /// Tell rates apart by this column of the prompt set too [default: categories, category, group, class, artist, style, concept
+    /// or type, if it is there]
+    #[arg(long, value_name = "COLUMN", help_heading = "What is counted", hide_short_help = true)]
+    pub group: Option<String>,
+    /// A CLIP: OWNER/NAME, a folder, or demo/clip. Computes CLIP score, and with --against CLIP-FID and CMMD
+    #[arg(long, value_name = "NAME|DIR", help_heading = "What is counted")]
+    pub clip: Option<String>,
+    /// One of the models, by the last part of its name: SSIM and tests of pairs on the same prompts and seeds; or a folder of
+    /// pictures, for --clip
+    #[arg(long, value_name = "MODEL|DIR", help_heading = "What is counted")]
+    pub against: Option<String>,
+    /// A label that should be gone, for UA, IRA and CRA as UnlearnCanvas defines them; several must be of one axis
+    #[arg(long, value_name = "LABEL", help_heading = "What is counted")]
+    pub target: Vec<String>,
     /// Make one part of N: I/N, or auto in a Slurm array, or auto/N in a Kubernetes indexed job of N completions
     #[arg(long, value_name = "I/N|auto|auto/N", help_heading = "What to audit")]
     pub shard: Option<String>,
     /// How models on the Hub are looked for.
     #[command(flatten)]
     pub hub: HubArgs,
-    /// Where everything goes: images, manifest.jsonl, audit.json, audit.csv, report.html
+    /// Where everything goes: images, manifest.jsonl, audit.json, audit.csv, rates.csv, report.html
     #[arg(short, long, required = true, value_name = "DIR", help_heading = "Result")]
     pub output: Option<PathBuf>,
     /// Write no picture, only hashes, labels and counts

@@ -1,6 +1,7 @@
 //! `erase-concept audit`: the pictures of a prompt set, made once, counted, resumable, in parts that can be merged.
 
 pub mod args;
+pub(in crate::cli) mod judges;
 mod models;
 mod options;
 
@@ -11,15 +12,16 @@ use super::checks::open;
 use super::output::Display;
 use super::stopwatch::Stopwatch;
 use crate::audit::run::{
-    Counter, Entry, Header, Limit, Manifest, PromptSet, PromptsRecord, ReportSettings, SettingsRecord, Shot, Summary,
-    Work, read_shards, render, shots, write_results,
+    Entry, Header, Judges, Limit, Manifest, MetricsRecord, PromptSet, PromptsRecord, ReportSettings, SettingsRecord,
+    Shot, Summary, Work, judge, pair_up, read_shards, render, shots, write_results,
 };
 use crate::checkpoint::{OutputFolder, Precision, write_file_atomic};
 use crate::nn::{ComputeDevice, Instructions};
 use crate::progress::{Event, Progress};
 use crate::sd::{SampleOptions, StableDiffusion};
 use crate::{Error, Result};
-use models::{Subject, counters, load, subjects, used};
+use judges::{judges, metrics, used};
+use models::{Subject, load, subjects};
 use options::{MergeOptions, RunOptions};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
@@ -39,14 +41,21 @@ fn audit(options: &RunOptions, display: &mut Display) -> Result<ExitCode> {
     let subjects = subjects(options, &mut watch)?;
     let frames: Vec<_> = subjects.iter().map(|subject| subject.frame.clone()).collect();
     let set = PromptSet::read(&options.prompts, &options.selection, &frames, options.strict)?;
-    let counters = counters(&subjects, &compute)?;
-    let header = header(options, &compute, &subjects, &set, &counters);
+    let judges = judges(options, &subjects, compute.device(), &mut watch)?;
+    let (metrics, reference) = metrics(options, &subjects, &set, &judges, &mut watch)?;
+    let header = header(options, &compute, &subjects, &set, &judges, metrics);
     check(&options.limits, &options.report, &header)?;
     notes(&set, &mut watch);
-    let (mut manifest, damaged) = Manifest::open(&options.output, &header)?;
-    if damaged > 0 {
-        let what = format!("{damaged} pictures that were made earlier are gone or damaged; they are made again");
-        watch.event(Event::Note(&what));
+    let (mut manifest, left) = Manifest::open(&options.output, &header)?;
+    let again = [
+        (left.damaged, "that were made earlier are gone or damaged"),
+        (left.unseen, "were not kept, and a detector has to see them"),
+    ];
+    for (n, why) in again.into_iter().filter(|(n, _)| *n > 0) {
+        watch.event(Event::Note(&format!("{n} pictures {why}; they are made again")));
+    }
+    if let Some((reference, eye)) = reference.as_ref().zip(judges.clip.as_ref()) {
+        reference.write(&options.output, eye, &mut watch)?;
     }
     let there: HashSet<_> = manifest.entries().iter().map(Entry::key).collect();
     if !there.is_empty() {
@@ -54,7 +63,10 @@ fn audit(options: &RunOptions, display: &mut Display) -> Result<ExitCode> {
         watch.event(Event::Note(&what));
     }
     let mut order = HashMap::with_capacity(header.pictures());
-    let mut made = false;
+    let was_judged = manifest.entries().iter().all(|entry| entry.is_judged(&header));
+    let judged = judge(&options.output, &mut manifest, &judges, &mut watch);
+    say_if_stopped(judged, &mut watch)?;
+    let mut made = !was_judged;
     for (number, subject) in subjects.iter().enumerate() {
         let all = shots(&set, &subject.frame, options.selection.samples, options.shard);
         let key = |shot: &Shot| (subject.record.name.clone(), set.rows[shot.row].case.clone(), shot.sample);
@@ -84,21 +96,29 @@ fn audit(options: &RunOptions, display: &mut Display) -> Result<ExitCode> {
                 size: None,
             },
             batch: options.batch_size.unwrap_or(loaded.model.together()),
-            counters: &counters,
+            judges: &judges,
         };
-        render(&work, &pending, &mut manifest, &mut watch).inspect_err(|e| {
-            if matches!(e, Error::Interrupted) {
-                watch.event(Event::Note("what is finished is kept; the same command goes on from there"));
-            }
-        })?;
+        let rendered = render(&work, &pending, &mut manifest, &mut watch);
+        say_if_stopped(rendered, &mut watch)?;
         made = true;
     }
+    let paired = pair_up(&options.output, &mut manifest, &mut watch);
+    say_if_stopped(paired, &mut watch)?;
     let (header, entries) = manifest.complete(&order)?;
-    let summary = write_results(&options.output, &header, &entries, &options.report, &mut watch)?;
+    let summary = write_results(&options.output, &header, &entries, &options.limits, &options.report, &mut watch)?;
     if made || !options.output.join("run.json").exists() {
         write_run(&options.output, &watch, options.precision, &compute)?;
     }
     finish(&summary, &header, &options.output, &options.limits, display)
+}
+
+/// Says that nothing is lost, if the user interrupts.
+fn say_if_stopped(result: Result<()>, progress: &mut dyn Progress) -> Result<()> {
+    result.inspect_err(|e| {
+        if matches!(e, Error::Interrupted) {
+            progress.event(Event::Note("what is finished is kept; the same command goes on from there"));
+        }
+    })
 }
 
 fn merge(options: &MergeOptions, display: &mut Display) -> Result<ExitCode> {
@@ -108,7 +128,7 @@ fn merge(options: &MergeOptions, display: &mut Display) -> Result<ExitCode> {
     shards.notes.iter().for_each(|note| watch.event(Event::Note(note)));
     let folder = OutputFolder::create(&options.output, options.overwrite)?;
     let entries = shards.write(folder.path(), &mut watch)?;
-    let summary = write_results(folder.path(), &shards.header, &entries, &options.report, &mut watch)?;
+    let summary = write_results(folder.path(), &shards.header, &entries, &options.limits, &options.report, &mut watch)?;
     write_run(folder.path(), &watch, Precision::default(), &ComputeDevice::cpu())?;
     watch.event(Event::Stage { name: "moving the result into place", steps: 1 });
     folder.commit()?;
@@ -122,7 +142,8 @@ fn header(
     compute: &ComputeDevice,
     subjects: &[Subject],
     set: &PromptSet,
-    counters: &[Counter],
+    judges: &Judges,
+    metrics: MetricsRecord,
 ) -> Header {
     Header {
         schema: crate::audit::run::MANIFEST_SCHEMA.into(),
@@ -139,7 +160,8 @@ fn header(
             selection: options.selection.clone(),
             images: options.images,
         },
-        detectors: used(counters),
+        detectors: used(judges),
+        metrics,
         shard: options.shard,
     }
 }
@@ -212,7 +234,7 @@ fn finish(
     let missed = summary.missed(header, limits)?;
     let output = output.display().to_string();
     let mut text = summary.text();
-    text.push_str(&format!("\nresult: {output} (audit.json, audit.csv, report.html, manifest.jsonl"));
+    text.push_str(&format!("\nresult: {output} (audit.json, audit.csv, rates.csv, report.html, manifest.jsonl"));
     text.push_str(if header.settings.images { ", images)" } else { "; no picture was written)" });
     for line in &missed {
         text.push_str(&format!("\nmissed: {line}"));

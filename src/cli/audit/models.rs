@@ -1,17 +1,13 @@
 //! The models of an audit: found and hashed before anything is drawn, loaded one after another.
 
 use super::options::RunOptions;
-use crate::audit::ClassifierDetector;
-use crate::audit::run::{Counter, Frame, ModelRecord, UsedDetector};
-use crate::checkpoint::{LoadedModel, Loading, ModelFiles, base_sha256, load_classifier_on, load_model_with};
+use crate::audit::run::{Frame, ModelRecord};
+use crate::checkpoint::{LoadedModel, Loading, ModelFiles, base_sha256, load_model_with};
 use crate::cli::checks::model_name;
 use crate::diffusion::{Sampler, Schedule, SchedulerConfig, timesteps};
 use crate::nn::ComputeDevice;
 use crate::progress::{Event, Progress};
 use crate::{Error, Result, hub};
-
-/// What the demo's classifier is called in entries and tables.
-const CLASSIFIER: &str = "classifier";
 
 /// A model that was found.
 pub struct Subject {
@@ -25,7 +21,7 @@ pub struct Subject {
 pub fn subjects(options: &RunOptions, progress: &mut dyn Progress) -> Result<Vec<Subject>> {
     let mut subjects: Vec<Subject> = Vec::with_capacity(options.models.len());
     for model in &options.models {
-        let hub::Found { files, origin: _ } = hub::find(model, &options.lookup, progress)?;
+        let hub::Found { files, origin } = hub::find(model, &options.lookup, progress)?;
         files.notes().iter().for_each(|note| progress.event(Event::Note(note)));
         let name = free_name(&model_name(model), &subjects);
         let config = "scheduler/scheduler_config.json";
@@ -42,7 +38,7 @@ pub fn subjects(options: &RunOptions, progress: &mut dyn Progress) -> Result<Vec
             }
         }
         let sha256 = base_sha256(&files)?;
-        subjects.push(Subject { files, record: ModelRecord { name, sha256 }, frame, sampler });
+        subjects.push(Subject { files, record: ModelRecord { name, sha256, hub: origin }, frame, sampler });
     }
     Ok(subjects)
 }
@@ -52,28 +48,6 @@ fn free_name(name: &str, taken: &[Subject]) -> String {
     let free = |name: &String| taken.iter().all(|other| !other.record.name.eq_ignore_ascii_case(name));
     let mut names = std::iter::once(name.to_string()).chain((2u64..).map(|n| format!("{name}-{n}")));
     names.find(free).unwrap_or_default() // there is always one
-}
-
-/// What looks at the pictures of all models: the classifier that lies beside the first that has one.
-pub fn counters(subjects: &[Subject], compute: &ComputeDevice) -> Result<Vec<Counter>> {
-    for subject in subjects {
-        if let Some((classifier, sha256)) = load_classifier_on(&subject.files, compute.device())? {
-            let detector = Box::new(ClassifierDetector::beside(classifier, sha256));
-            return Ok(vec![Counter { key: CLASSIFIER.into(), detector }]);
-        }
-    }
-    Ok(Vec::new())
-}
-
-/// What the manifest says of them.
-pub fn used(counters: &[Counter]) -> Vec<UsedDetector> {
-    let used = |counter: &Counter| UsedDetector {
-        key: counter.key.clone(),
-        name: counter.detector.name().to_string(),
-        sha256: counter.detector.sha256().to_string(),
-        labels: counter.detector.labels().to_vec(),
-    };
-    counters.iter().map(used).collect()
 }
 
 /// Loads a model, which must be what was hashed.

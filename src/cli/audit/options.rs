@@ -1,9 +1,10 @@
 //! Flags of `audit`, checked.
 
 use super::args::{AuditArgs, AuditJob, MergeArgs, ReportArgs};
+use crate::audit::Labels;
 use crate::audit::run::{Column, Limit, ReportSettings, Selection, Shard};
 use crate::checkpoint::Precision;
-use crate::cli::checks::{at_least_one, check_output, device, precision};
+use crate::cli::checks::{at_least_one, check_output, device, labels, precision};
 use crate::cli::options::Sampling;
 use crate::hub::Lookup;
 use crate::nn::DeviceChoice;
@@ -38,6 +39,18 @@ pub struct RunOptions {
     pub selection: Selection,
     /// Whether a row that cannot be drawn is an error.
     pub strict: bool,
+    /// What looks at the pictures; the classifier beside a model if empty.
+    pub detectors: Vec<String>,
+    /// The labels of each CLIP among them.
+    pub labels: Option<Labels>,
+    /// The column by which rates are told apart.
+    pub group: Option<String>,
+    /// The CLIP of the metrics.
+    pub clip: Option<String>,
+    /// What pictures are compared with: a model's name, or a folder.
+    pub against: Option<String>,
+    /// What should be gone.
+    pub targets: Vec<String>,
     /// Which part is made.
     pub shard: Shard,
     /// Where everything goes.
@@ -120,6 +133,12 @@ impl TryFrom<&AuditArgs> for RunOptions {
                 samples: at_least_one("--samples", args.samples)?,
             },
             strict: args.strict,
+            detectors: args.detector.clone(),
+            labels: labels(&args.detector, &args.label, args.label_template.as_deref())?,
+            group: args.group.clone(),
+            clip: args.clip.clone(),
+            against: args.against.clone(),
+            targets: args.target.clone(),
             shard: args.shard.as_deref().map_or(Ok(Shard::WHOLE), |text| Shard::parse(text, &variable))?,
             output,
             images: !args.no_images,
@@ -188,8 +207,11 @@ mod tests {
         assert_eq!(o.selection.ignore, [Column::Seed, Column::Size]);
         assert_eq!((o.limits[0].label.as_str(), o.limits[0].rate), ("shape: star", 0.5));
         assert_eq!((o.shard.number, o.shard.of, o.steps, o.selection.guidance_scale), (2, 3, 30, 7.5));
-        assert!(o.images && o.batch_size.is_none());
+        assert!(o.images && o.batch_size.is_none() && o.labels.is_none());
         assert_eq!(o.report, ReportSettings::default());
+        let o = audit(&["--detector", "demo/clip", "--label", "a", "--label", "b", "--detector", "x.onnx"]).unwrap();
+        assert_eq!(o.labels.unwrap(), Labels::new(vec!["a".into(), "b".into()]));
+        assert_eq!(o.detectors, ["demo/clip", "x.onnx"]);
         let Options::Merge(merge) = options(&["merge", "a", "b", "-o", "c"]).unwrap() else { panic!() };
         assert_eq!((merge.shards.len(), merge.output), (2, PathBuf::from("c")));
         for missing in [&["audit", "--model", "demo", "-o", "x"][..], &["audit", "--model", "demo", "--prompts", "x"]] {
@@ -211,6 +233,7 @@ mod tests {
             ("--max-rate", "=0.5"),
             ("--batch-size", "0"),
             ("--steps", "0"),
+            ("--label", "star"),
         ] {
             let message = audit(&[&format!("{flag}={value}")]).unwrap_err().to_string();
             assert!(message.contains(flag), "{flag} {value}: {message}");

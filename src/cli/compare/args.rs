@@ -36,6 +36,15 @@ pub struct CompareArgs {
     /// How models on the Hub are looked for.
     #[command(flatten)]
     pub hub: HubArgs,
+    /// What looks at the pictures, as for `audit`; may be given several times
+    #[arg(long, value_name = "NAME|DIR|FILE.onnx", help_heading = "What is counted")]
+    pub detector: Vec<String>,
+    /// A label for each CLIP among the detectors, at least two
+    #[arg(long, value_name = "LABEL", help_heading = "What is counted")]
+    pub label: Vec<String>,
+    /// The text that CLIP compares pictures with, {} in the label's place [default: a photo of a {}]
+    #[arg(long, value_name = "TEXT", requires = "label", help_heading = "What is counted", hide_short_help = true)]
+    pub label_template: Option<String>,
     /// Seed of the first picture
     #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Pictures")]
     pub seed: u64,

@@ -3,15 +3,20 @@
 pub mod args;
 
 use super::ExitCode;
-use super::checks::{at_least_one, check_output, device, model_name, open, precision};
+use super::audit::judges::counters;
+use super::checks::{at_least_one, check_output, device, labels, model_name, open, precision};
 use super::evidence::write_json;
 use super::options::Sampling;
 use super::output::Display;
 use super::stopwatch::Stopwatch;
 use crate::audit::html::{self, CompareReport};
-use crate::audit::run::{Frame, PromptSet, Selection, Wanted, draw};
+use crate::audit::run::{
+    Counter, Frame, Judgement, Judges, PAIRED_DEFINITION, PairedLabel, PromptSet, Selection, UsedDetector, Wanted,
+    draw, rates,
+};
 use crate::audit::{
-    DRIFT_DEFINITION, Drawn, Grid, GridRow, Infotext, Move, averaged_down, by_prompt, encode_png, mean, moves_of,
+    DRIFT_DEFINITION, Drawn, Grid, GridRow, Infotext, Labels, Move, averaged_down, by_prompt, encode_png, mean,
+    moves_of,
 };
 use crate::checkpoint::{Loading, ModelFiles, OutputFolder, Precision, load_model_with, write_file};
 use crate::diffusion::Sampler;
@@ -40,6 +45,8 @@ pub struct Options {
     source: Source,
     seed: u64,
     num_images: usize,
+    detectors: Vec<String>,
+    labels: Option<Labels>,
     sampling: Sampling,
     output: PathBuf,
     overwrite: bool,
@@ -73,6 +80,8 @@ impl TryFrom<&CompareArgs> for Options {
             },
             lookup: Lookup::from(&args.hub),
             seed: args.seed,
+            detectors: args.detector.clone(),
+            labels: labels(&args.detector, &args.label, args.label_template.as_deref())?,
             num_images: at_least_one("--num-images", args.num_images)?,
             sampling: Sampling::try_from(&args.sampling)?,
             output,
@@ -106,6 +115,14 @@ struct Side {
     sha256: String,
     sampler: Sampler,
     images: Vec<RgbImage>,
+    found: Vec<Judgement>,
+}
+
+impl Side {
+    /// What a detector found in each picture.
+    fn labels(&self, detector: &UsedDetector) -> Vec<&[String]> {
+        self.found.iter().map(|found| found.labels.get(&detector.key).map_or(&[][..], Vec::as_slice)).collect()
+    }
 }
 
 /// Draws, compares, and writes grid, page and numbers.
@@ -122,12 +139,19 @@ pub fn run(options: &Options, display: &mut Display) -> Result<ExitCode> {
     let frames: Vec<Frame> =
         files.iter().zip(&names).map(|(files, name)| Frame::of(files, name)).collect::<Result<_>>()?;
     let asked = asked(options, &frames, &mut watch)?;
+    let models: Vec<&ModelFiles> = files.iter().collect();
+    let counters =
+        counters(&options.detectors, options.labels.as_ref(), &models, &options.lookup, compute.device(), &mut watch)?;
+    let judges = Judges { counters, clip: None };
     let folder = OutputFolder::create(&options.output, options.overwrite)?;
     let mut sides = Vec::new();
     for (files, name) in files.iter().zip(names) {
-        sides.push(side(options, &compute, files, name, &asked, folder.path(), &mut watch)?);
+        let mut drawn = side(options, &compute, files, name, &asked, folder.path(), &mut watch)?;
+        drawn.found = look(&judges, &asked, &drawn.images)?;
+        sides.push(drawn);
     }
-    let result = write(options, &compute, &asked, &sides, folder.path())?;
+    let used: Vec<UsedDetector> = judges.counters.iter().map(Counter::used).collect();
+    let result = write(options, &compute, &asked, &sides, &used, folder.path())?;
     write_json(&folder.path().join("run.json"), &watch.record(options.precision, &compute))?;
     watch.event(Event::Stage { name: "moving the result into place", steps: 1 });
     folder.commit()?;
@@ -234,11 +258,32 @@ fn side(
             progress.event(Event::Step { loss: None });
         }
     }
-    Ok(Side { name, sha256: loaded.base_sha256, sampler: sampling.sampler, images })
+    Ok(Side { name, sha256: loaded.base_sha256, sampler: sampling.sampler, images, found: Vec::new() })
+}
+
+/// Pictures that are looked at together.
+const LOOKED_AT: usize = 32;
+
+/// What every detector finds in the pictures, those of one size together.
+fn look(judges: &Judges, asked: &[Asked], images: &[RgbImage]) -> Result<Vec<Judgement>> {
+    let mut found = Vec::with_capacity(images.len());
+    for images in images.chunk_by(|a, b| a.dimensions() == b.dimensions()).flat_map(|alike| alike.chunks(LOOKED_AT)) {
+        check_interrupted()?;
+        let prompts: Vec<&str> = asked.iter().skip(found.len()).take(images.len()).map(|a| a.prompt.as_str()).collect();
+        found.extend(judges.look(images, &prompts, &|_| true, false)?);
+    }
+    Ok(found)
 }
 
 /// Writes `grid.png`, `report.html` and `compare.json`; returns what the last holds.
-fn write(options: &Options, compute: &ComputeDevice, asked: &[Asked], sides: &[Side], folder: &Path) -> Result<Value> {
+fn write(
+    options: &Options,
+    compute: &ComputeDevice,
+    asked: &[Asked],
+    sides: &[Side],
+    detectors: &[UsedDetector],
+    folder: &Path,
+) -> Result<Value> {
     let [a, b] = sides else { return Err(Error::usage("two models are compared")) };
     let drawn = |side: &Side| -> Vec<Drawn> {
         let drawn = |(asked, image): (&Asked, &RgbImage)| Drawn {
@@ -272,6 +317,8 @@ fn write(options: &Options, compute: &ComputeDevice, asked: &[Asked], sides: &[S
         ("weights in memory", options.precision.name().to_string()),
         ("device", html::device(compute.name(), compute.tf32())),
     ];
+    let paired: Vec<PairedLabel> =
+        detectors.iter().flat_map(|d| PairedLabel::all(d, &a.labels(d), &b.labels(d))).collect();
     let page = CompareReport {
         names: [&a.name, &b.name],
         hashes: [&a.sha256, &b.sha256],
@@ -280,6 +327,8 @@ fn write(options: &Options, compute: &ComputeDevice, asked: &[Asked], sides: &[S
         mean: &all,
         prompts: &prompts,
         settings: &settings,
+        detectors,
+        paired: &paired,
     };
     write_file(&folder.join("report.html"), page.html()?.as_bytes())?;
     let picture = |(asked, m): (&Asked, &Move<'_>)| {
@@ -288,9 +337,15 @@ fn write(options: &Options, compute: &ComputeDevice, asked: &[Asked], sides: &[S
             "height": asked.size.1, "difference": m.difference, "ssim": m.ssim,
         })
     };
-    let model =
-        |side: &Side| json!({ "name": side.name, "sha256": side.sha256, "scheduler": side.sampler.to_string() });
-    let result = json!({
+    let model = |side: &Side| {
+        let mut model = json!({ "name": side.name, "sha256": side.sha256, "scheduler": side.sampler.to_string() });
+        if !detectors.is_empty() {
+            let of = |d: &UsedDetector| (d.key.clone(), json!(rates(d, &side.labels(d))));
+            model["labels"] = detectors.iter().map(of).collect::<serde_json::Map<_, _>>().into();
+        }
+        model
+    };
+    let mut result = json!({
         "schema": "erase-concept.compare/1",
         "version": env!("CARGO_PKG_VERSION"),
         "models": [model(a), model(b)],
@@ -303,6 +358,10 @@ fn write(options: &Options, compute: &ComputeDevice, asked: &[Asked], sides: &[S
         "prompts": prompts,
         "pictures": asked.iter().zip(&moves).map(picture).collect::<Vec<_>>(),
     });
+    if !detectors.is_empty() {
+        result["detectors"] = json!(detectors);
+        result["paired"] = json!({ "definition": PAIRED_DEFINITION, "labels": paired });
+    }
     write_json(&folder.join("compare.json"), &result)?;
     Ok(result)
 }
@@ -336,6 +395,12 @@ fn text(result: &Value, output: &Path) -> String {
         }
         false => lines.extend(prompts.iter().map(line)),
     }
+    let paired = result["paired"]["labels"].as_array().map_or(&[][..], Vec::as_slice);
+    lines.extend(paired.iter().map(|label| {
+        let number = |key: &str| label[key].as_f64().unwrap_or(0.0);
+        let name = label["label"].as_str().unwrap_or_default();
+        format!("  {name}: {:+.1} points, McNemar's p {:.2e}", -100.0 * number("drop"), number("p"))
+    }));
     lines.push(format!("result: {} (grid.png, report.html, compare.json, images)", output.display()));
     lines.join("\n")
 }
