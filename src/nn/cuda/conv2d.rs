@@ -56,7 +56,7 @@ impl Geometry {
 
 /// The columns of some images, and of some rows of the result, as a matrix for each image.
 struct Columns {
-    _memory: Option<(Option<Floats>, Option<Halves>)>,
+    _room: Room,
     matrix: Matrix,
 }
 
@@ -64,21 +64,11 @@ impl Columns {
     /// `x`: the first of the images.
     fn new(gpu: &Gpu, g: &Geometry, x: u64, images: usize, (row, rows): (usize, usize), half: bool) -> Result<Self> {
         let pixels = rows * g.out_width as usize;
-        let len = images * g.taps() * pixels;
-        let (floats, halves) = match half {
-            true => (None, Some(gpu.halves(len)?)),
-            false => (Some(gpu.floats(len)?), None),
-        };
-        let at = match (&floats, &halves) {
-            (Some(floats), _) => gpu.address(floats),
-            (_, Some(halves)) => gpu.address(halves),
-            _ => 0,
-        };
+        let room = gpu.room(images * g.taps() * pixels, half)?;
         let name = if half { Name::ColumnsBf16 } else { Name::ColumnsF32 };
         let grid = over(g.inputs as usize * pixels, images);
-        launch!(gpu, name, grid, x, at, *g, row as i32, rows as i32)?;
-        let matrix = Matrix { at, half, line: pixels, transposed: false, apart: g.taps() * pixels };
-        Ok(Self { _memory: Some((floats, halves)), matrix })
+        launch!(gpu, name, grid, x, room.operand.at, *g, row as i32, rows as i32)?;
+        Ok(Self { matrix: Matrix::new(&room.operand, pixels).apart(g.taps() * pixels), _room: room })
     }
 }
 
@@ -195,21 +185,13 @@ fn input_gradient(
 /// The input's gradient of a 3x3 convolution of stride 1 and padding 1: the same of `dy`, with the kernel flipped and its channels
 /// swapped.
 fn flipped(gpu: &Gpu, g: &Geometry, w: Operand, dy: Operand, (batch, outputs): (usize, usize)) -> Result<Floats> {
-    let (halves, floats) = match w.half {
-        true => (Some(gpu.halves(w.len)?), None),
-        false => (None, Some(gpu.floats(w.len)?)),
-    };
-    let at = match (&halves, &floats) {
-        (Some(halves), _) => gpu.address(halves),
-        (_, Some(floats)) => gpu.address(floats),
-        _ => 0,
-    };
+    let room = gpu.room(w.len, w.half)?;
     let inputs = g.inputs as usize;
     let grid = ((inputs.div_ceil(16) as u32, outputs.div_ceil(16) as u32, 1), (16, 16, 1));
     let name = if w.half { Name::FlipBf16 } else { Name::FlipF32 };
-    launch!(gpu, name, grid, w.at, at, outputs as i32, g.inputs)?;
+    launch!(gpu, name, grid, w.at, room.operand.at, outputs as i32, g.inputs)?;
     let swapped = Geometry { inputs: outputs as i32, ..*g };
-    convolve(gpu, &swapped, dy, Operand { at, ..w }, None, (batch, inputs))
+    convolve(gpu, &swapped, dy, room.operand, None, (batch, inputs))
 }
 
 fn weight_gradient(

@@ -71,10 +71,18 @@ impl Gpu {
         unsafe { self.device.alloc::<f32>(n) }
     }
 
-    /// As [`Gpu::floats`].
-    fn halves(&self, n: usize) -> Result<Halves> {
-        // SAFETY: as above.
-        unsafe { self.device.alloc::<bf16>(n) }
+    /// Room for `n` values of either type, as [`Gpu::floats`].
+    fn room(&self, n: usize, half: bool) -> Result<Room> {
+        let (floats, halves, at);
+        if half {
+            // SAFETY: as above.
+            let memory = unsafe { self.device.alloc::<bf16>(n) }?;
+            (at, floats, halves) = (self.address(&memory), None, Some(memory));
+        } else {
+            let memory = self.floats(n)?;
+            (at, floats, halves) = (self.address(&memory), Some(memory), None);
+        }
+        Ok(Room { operand: Operand { at, len: n, half }, _floats: floats, _halves: halves })
     }
 }
 
@@ -123,23 +131,22 @@ fn columns(width: usize) -> Grid {
     ((width.div_ceil(32) as u32, 1, 1), (32, 32, 1))
 }
 
-/// An operand of a product, as the weight beside it asks for it.
-struct Beside {
+/// Memory that is an operand as long as it is held.
+struct Room {
     operand: Operand,
-    /// Where it was rounded to.
-    _memory: Option<Halves>,
+    _floats: Option<Floats>,
+    _halves: Option<Halves>,
 }
 
 impl Gpu {
-    /// `x` as it is, or rounded to `bf16`.
-    fn beside(&self, x: Operand, half: bool) -> Result<Beside> {
+    /// `x` as it is, or rounded to `bf16` as the weight beside it asks for; whoever takes the operand holds the room.
+    fn beside(&self, x: Operand, half: bool) -> Result<Room> {
         if !half {
-            return Ok(Beside { operand: x, _memory: None });
+            return Ok(Room { operand: x, _floats: None, _halves: None });
         }
-        let halves = self.halves(x.len)?;
-        let rounded = Operand { at: self.address(&halves), len: x.len, half: true };
-        each!(self, Name::ToBf16, x.len, x.at, rounded.at, x.len)?;
-        Ok(Beside { operand: rounded, _memory: Some(halves) })
+        let room = self.room(x.len, true)?;
+        each!(self, Name::ToBf16, x.len, x.at, room.operand.at, x.len)?;
+        Ok(room)
     }
 
     /// Where memory lies on the device.

@@ -57,31 +57,20 @@ impl Way {
 }
 
 /// Queries, keys or values, the heads apart: `(batch, heads, len, d)`.
-struct Heads {
-    _memory: (Option<Floats>, Option<Halves>),
-    operand: Operand,
-}
+struct Heads(Room);
 
 impl Heads {
     fn new(gpu: &Gpu, way: &Way, x: Operand, len: usize, half: bool) -> Result<Self> {
-        let (floats, halves, at) = if half {
-            let memory = gpu.halves(x.len)?;
-            let at = gpu.address(&memory);
-            (None, Some(memory), at)
-        } else {
-            let memory = gpu.floats(x.len)?;
-            let at = gpu.address(&memory);
-            (Some(memory), None, at)
-        };
+        let room = gpu.room(x.len, half)?;
         let name = if half { Name::HeadsApartBf16 } else { Name::HeadsApartF32 };
-        each!(gpu, name, x.len, x.at, at, x.len, len, way.heads, way.d)?;
-        Ok(Self { _memory: (floats, halves), operand: Operand { at, len: x.len, half } })
+        each!(gpu, name, x.len, x.at, room.operand.at, x.len, len, way.heads, way.d)?;
+        Ok(Self(room))
     }
 
     /// The rows of a share, `len` rows to a head, from row `row` of the share's first head.
     fn matrix(&self, way: &Way, share: &Share, len: usize, row: usize) -> Matrix {
-        let at = self.operand.from((share.head * len + row) * way.d);
-        Matrix { at, ..Matrix::new(&self.operand, way.d).apart(len * way.d) }
+        let at = self.0.operand.from((share.head * len + row) * way.d);
+        Matrix { at, ..Matrix::new(&self.0.operand, way.d).apart(len * way.d) }
     }
 }
 
@@ -133,8 +122,8 @@ pub fn forward(
         let (t, causal) = (way.t as i32, i32::from(way.causal));
         let arguments = (lse_at.from(first), t, line as i32, share.row as i32, way.s as i32, causal);
         let (halves, probabilities) = if half {
-            let halves = gpu.halves(count * line)?;
-            let at = gpu.address(&halves);
+            let halves = gpu.room(count * line, true)?;
+            let at = halves.operand.at;
             softmax(&gpu, Name::SoftmaxBf16, rows(&share, way.t), scores_at.at, at, arguments)?;
             (Some(halves), Matrix { at, half: true, ..matrix })
         } else {
@@ -185,9 +174,9 @@ pub fn backward(
     let dout = {
         let (out, dout) = (apart(out, way.s, false)?, apart(dout, way.s, false)?);
         let n = all * way.s;
-        let (o, d) = (out.operand.at, dout.operand.at);
+        let (o, d) = (out.0.operand.at, dout.0.operand.at);
         launch!(&gpu, Name::AttentionDelta, warps(n), o, d, delta_at.at, n, way.d, i32::from(half))?;
-        if half { Heads::rounded(&gpu, dout)? } else { dout }
+        if half { Heads(gpu.beside(dout.0.operand, true)?) } else { dout }
     };
     let gradient = |wanted: bool, len: usize| wanted.then(|| gpu.floats(all * len * way.d)).transpose();
     let (dq, dk, dv) = (gradient(wanted[0], way.s)?, gradient(wanted[1], way.t)?, gradient(wanted[2], way.t)?);
@@ -204,9 +193,9 @@ pub fn backward(
         product(&gpu, sizes, mine(&queries), theirs(&keys).t(), (way.scale(), 0.0), matrix(scores_at, false))?;
         product(&gpu, sizes, mine(&dout), theirs(&values).t(), (1.0, 0.0), matrix(slopes_at, false))?;
         let first = share.head * way.s + share.row;
-        let halves = if half { Some((gpu.halves(count * line)?, gpu.halves(count * line)?)) } else { None };
+        let halves = if half { Some((gpu.room(count * line, true)?, gpu.room(count * line, true)?)) } else { None };
         let (p, ds) = match &halves {
-            Some((p, ds)) => (gpu.address(p), gpu.address(ds)),
+            Some((p, ds)) => (p.operand.at, ds.operand.at),
             None => (scores_at, slopes_at),
         };
         let name = if half { Name::SoftmaxGradBf16 } else { Name::SoftmaxGradF32 };
@@ -253,14 +242,4 @@ pub fn backward(
         gradient.map(|gradient| Ok(tensor(&gpu, together(&gpu, way, &gradient, len)?, of.shape()))).transpose()
     };
     Ok((finish(dq, q, way.s)?, finish(dk, k, way.t)?, finish(dv, v, way.t)?))
-}
-
-impl Heads {
-    /// In `bf16`.
-    fn rounded(gpu: &Gpu, heads: Self) -> Result<Self> {
-        let halves = gpu.halves(heads.operand.len)?;
-        let at = gpu.address(&halves);
-        each!(gpu, Name::ToBf16, heads.operand.len, heads.operand.at, at, heads.operand.len)?;
-        Ok(Self { _memory: (None, Some(halves)), operand: Operand { at, half: true, ..heads.operand } })
-    }
 }
