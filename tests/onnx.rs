@@ -2,7 +2,7 @@
 //!
 //! By hand, with the real NudeNet v3 (the user's own file; none is part of the repository):
 //!
-//!     python3 tests/fixtures/onnx/make_onnx.py --real 320n.onnx > real.json
+//!     python3 tests/fixtures/onnx/make_onnx.py --real 320n.onnx PERSON.png ... > real.json
 //!     ONNX=320n.onnx GOLDENS=real.json cargo test --release --test onnx -- --ignored --nocapture
 #![cfg(feature = "onnx")]
 #![allow(clippy::unwrap_used)]
@@ -32,6 +32,9 @@ fn goldens() -> Value {
 
 /// The picture of a golden.
 fn of(golden: &Value) -> RgbImage {
+    if let Some(file) = golden["file"].as_str() {
+        return image::open(file).unwrap().into_rgb8();
+    }
     let [width, height, seed] = ["width", "height", "seed"].map(|key| golden[key].as_u64().unwrap() as u32);
     picture(width, height, seed)
 }
@@ -207,6 +210,6 @@ fn the_real_file_equals_onnxruntime() {
     for golden in goldens.as_array().unwrap() {
         let found = detector.boxes(&[of(golden)]).unwrap().remove(0);
         check(&found, detector.labels(), golden);
-        println!("{}x{}: {} boxes equal", golden["width"], golden["height"], found.len());
+        println!("{}x{} {}: {} boxes equal", golden["width"], golden["height"], golden["file"], found.len());
     }
 }

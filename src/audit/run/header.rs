@@ -203,6 +203,11 @@ fn compare(path: &str, there: &Value, here: &Value, found: &mut Vec<String>) {
                 let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 compare(&path, value, b.get(key).unwrap_or(&Value::Null), found);
             }
+            // what is left out where it is nothing
+            for (key, value) in b.iter().filter(|(key, _)| !a.contains_key(*key)) {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                compare(&path, &Value::Null, value, found);
+            }
         }
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
             for (i, (a, b)) in a.iter().zip(b).enumerate() {

@@ -218,7 +218,7 @@ impl<'a> Numbers<'a> {
     }
 }
 
-fn pair_key<'e>(entry: &'e Entry) -> ((&'e str, usize), &'e Entry) {
+fn pair_key(entry: &Entry) -> ((&str, usize), &Entry) {
     ((entry.case.as_str(), entry.sample), entry)
 }
 
