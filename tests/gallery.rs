@@ -348,6 +348,7 @@ fn flagged_pictures_are_not_in_the_page_until_they_are_asked_for() {
     let Some(mut page) = open("flagged", &hidden, 40) else { return };
     let tile = |place: usize| format!(".tile[data-place=\"{place}\"] .view");
     let state = |page: &mut Opened, place: usize| -> (String, String) {
+        page.until(&format!("document.querySelector({:?})", tile(place)));
         let found = page.eval(&format!(
             "(() => {{ const v = document.querySelector({:?}); return [v.getAttribute('aria-label'), v.querySelector('img').src.slice(0, 15)]; }})()",
             tile(place)
