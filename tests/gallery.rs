@@ -466,7 +466,7 @@ fn a_hostile_prompt_is_only_text() {
         page.events.iter().filter(asked).filter_map(|e| e["params"]["request"]["url"].as_str()).collect();
     let ours =
         |url: &&str| url.starts_with("data:") || url.ends_with("/report.html") || url.ends_with("/images/base/3_0.png");
-    assert!(addresses.iter().all(|url| ours(url)), "{addresses:?}");
+    assert!(addresses.iter().all(ours), "{addresses:?}");
 }
 
 #[test]
