@@ -110,8 +110,12 @@ pub fn gallery<'a>(header: &'a Header, entries: &'a [Entry], report: &ReportSett
     let models: Vec<&str> = header.models.iter().map(|model| model.name.as_str()).collect();
     let picture = |entry: &'a Entry| {
         let of_detector = |(key, names): (&String, &Vec<String>)| {
-            let place = |label: &String| places.get(&(key.as_str(), label.as_str())).copied();
-            names.iter().filter_map(place).map(|label| Found { label, score: None }).collect::<Vec<_>>()
+            let found = |name: &String| {
+                let label = places.get(&(key.as_str(), name.as_str())).copied()?;
+                let scores = entry.scores.get(key).into_iter().flatten().filter(|seen| seen.label == *name);
+                Some(Found { label, score: scores.map(|seen| f64::from(seen.score)).reduce(f64::max) })
+            };
+            names.iter().filter_map(found).collect::<Vec<_>>()
         };
         GalleryPicture {
             model: models.iter().position(|model| *model == entry.model).unwrap_or(0),
