@@ -132,7 +132,7 @@ pub fn judge(folder: &Path, manifest: &mut Manifest, judges: &Judges, progress: 
             entry.labels.extend(found.labels);
             entry.scores.extend(found.scores);
             entry.clip = entry.clip.or(found.clip);
-            manifest.push(entry)?;
+            manifest.push(&entry)?;
             progress.event(Event::Step { loss: None });
         }
     }
@@ -150,6 +150,7 @@ pub fn pair_up(folder: &Path, manifest: &mut Manifest, progress: &mut dyn Progre
     if !header.settings.images {
         return Ok(());
     }
+    manifest.catch_up()?;
     let of_base: HashMap<(&str, usize), &Entry> =
         latest(manifest).filter(|e| e.model == *base).map(|e| ((e.case.as_str(), e.sample), e)).collect();
     let mut pairs: Vec<(Entry, Entry)> = Vec::new();
@@ -170,7 +171,7 @@ pub fn pair_up(folder: &Path, manifest: &mut Manifest, progress: &mut dyn Progre
         };
         let found = pairs.par_iter().map(similarity).collect::<Result<Vec<f64>>>()?;
         for ((entry, _), ssim) in pairs.iter().zip(found) {
-            manifest.push(Entry { ssim: Some(ssim), ..entry.clone() })?;
+            manifest.push(&Entry { ssim: Some(ssim), ..entry.clone() })?;
             progress.event(Event::Step { loss: None });
         }
     }

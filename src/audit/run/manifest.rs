@@ -102,6 +102,8 @@ pub struct Manifest {
     file: File,
     header: Header,
     entries: Vec<Entry>,
+    /// Whether entries were written since: they stay in the file, so that an audit of any length needs no more memory.
+    behind: bool,
 }
 
 impl Manifest {
@@ -144,7 +146,7 @@ impl Manifest {
             write_file_atomic(&path, text(&path, header, &entries)?.as_bytes())?;
             file = claim(folder, &path)?; // a new file, whose lock is its own
         }
-        Ok((Self { path, file, header: header.clone(), entries }, left))
+        Ok((Self { path, file, header: header.clone(), entries, behind: false }, left))
     }
 
     /// What the audit is.
@@ -152,16 +154,31 @@ impl Manifest {
         &self.header
     }
 
-    /// The pictures that are there.
+    /// The pictures that are there; none of them once one was written, until [`Manifest::catch_up`].
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
+    /// Reads what was written since. Of a picture there may be several entries then, the last of which counts.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or somebody else changed it.
+    pub fn catch_up(&mut self) -> Result<()> {
+        if self.behind {
+            self.entries = read(&self.path)?.1;
+            self.behind = false;
+        }
+        Ok(())
+    }
+
     /// Writes down that a picture is there.
-    pub fn push(&mut self, entry: Entry) -> Result<()> {
-        let line = line(&self.path, &entry)?;
+    ///
+    /// # Errors
+    /// If that cannot be written.
+    pub fn push(&mut self, entry: &Entry) -> Result<()> {
+        let line = line(&self.path, entry)?;
         self.file.write_all(line.as_bytes()).map_err(Error::write(&self.path, line.len()))?;
-        self.entries.push(entry);
+        (self.entries, self.behind) = (Vec::new(), true);
         Ok(())
     }
 
@@ -169,7 +186,8 @@ impl Manifest {
     ///
     /// # Errors
     /// If it cannot be written, or pictures are missing.
-    pub fn complete(self, order: &HashMap<Key, usize>) -> Result<(Header, Vec<Entry>)> {
+    pub fn complete(mut self, order: &HashMap<Key, usize>) -> Result<(Header, Vec<Entry>)> {
+        self.catch_up()?;
         // the last word on a picture counts: an earlier one's file was damaged
         let mut places: BTreeMap<usize, Entry> = BTreeMap::new();
         for entry in self.entries {
@@ -320,7 +338,7 @@ pub(super) mod tests {
         let (mut manifest, left) = Manifest::open(&folder, &header()).unwrap();
         assert_eq!((manifest.entries().len(), left), (0, Left::default()));
         for case in ["b", "c", "a"] {
-            manifest.push(entry(&folder, case)).unwrap();
+            manifest.push(&entry(&folder, case)).unwrap();
         }
         let message = Manifest::open(&folder, &header()).err().unwrap().to_string();
         assert!(message.contains("another process"), "{message}");
@@ -335,8 +353,11 @@ pub(super) mod tests {
             (vec!["c"], 1)
         );
         for case in ["a", "b"] {
-            manifest.push(entry(&folder, case)).unwrap();
+            manifest.push(&entry(&folder, case)).unwrap();
         }
+        assert_eq!(manifest.entries(), [], "what is written is not kept");
+        manifest.catch_up().unwrap();
+        assert_eq!(manifest.entries().iter().map(|e| e.case.as_str()).collect::<Vec<_>>(), ["b", "c", "a", "b"]);
         // killed once more: what came after the unfinished line can be read
         drop(manifest);
         let (manifest, dropped) = Manifest::open(&folder, &header()).unwrap();
@@ -355,7 +376,7 @@ pub(super) mod tests {
             first.settings.images = images;
             let (mut manifest, _) = Manifest::open(folder.path(), &first).unwrap();
             let seen = entry(folder.path(), "a");
-            manifest.push(Entry { ssim: Some(0.5), clip: Some(ClipLook::new(&[1.0], 20.0)), ..seen.clone() }).unwrap();
+            manifest.push(&Entry { ssim: Some(0.5), clip: Some(ClipLook::new(&[1.0], 20.0)), ..seen.clone() }).unwrap();
             drop(manifest);
             let mut second = first.clone();
             second.detectors[0].sha256 = "00".repeat(32);
@@ -380,7 +401,7 @@ pub(super) mod tests {
     fn pictures_that_are_missing_are_not_passed_over() {
         let folder = tempfile::tempdir().unwrap();
         let (mut manifest, _) = Manifest::open(folder.path(), &header()).unwrap();
-        manifest.push(entry(folder.path(), "a")).unwrap();
+        manifest.push(&entry(folder.path(), "a")).unwrap();
         let message = manifest.complete(&order(&["a", "b"])).unwrap_err().to_string();
         assert!(message.contains("1 of 2 pictures"), "{message}");
     }

@@ -128,7 +128,7 @@ fn write_all(
         let judged = work.judges.look(&images, &prompts, &|_| true, true)?;
         for ((shot, image), judged) in shots.into_iter().zip(&images).zip(judged) {
             let entry = work.write(shot, image, judged)?;
-            manifest.push(entry)?;
+            manifest.push(&entry)?;
             let _ = written.send(());
         }
     }
