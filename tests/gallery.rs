@@ -174,7 +174,9 @@ fn open(name: &str, text: &str, beside: usize) -> Option<Opened> {
     browser.show_as(1280, "screen", "light");
     browser.open(&folder.path().join("report.html"));
     browser.eval(TO_PICTURES);
-    Some(Opened { browser, folder })
+    let mut opened = Opened { browser, folder };
+    opened.until("document.querySelectorAll('.tile').length > 0"); // they are made once they are near
+    Some(opened)
 }
 
 impl Opened {
@@ -434,7 +436,8 @@ fn what_does_not_fit_is_read_from_the_files_and_what_cannot_be_listed_is_said() 
     assert!(first < 30 && there["pictures"].as_array().unwrap().len() == 60, "{first}");
     let Some(mut page) = open("linked", &none, 30) else { return };
     page.until(
-        "[...document.querySelectorAll('.tile img')].slice(0, 30).every((i) => i.complete && i.naturalWidth > 0)",
+        "document.querySelectorAll('.tile img').length >= 30 && \
+         [...document.querySelectorAll('.tile img')].slice(0, 30).every((i) => i.complete && i.naturalWidth > 0)",
     );
     let linked = format!("document.querySelectorAll('.tile img')[{first}]");
     assert_eq!(
