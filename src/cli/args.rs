@@ -438,7 +438,7 @@ pub struct MethodArgs {
     pub margin: Option<f64>,
     /// Weights that are scored
     ///
-    /// A scope is xattn (cross-attention), full, selfattn, noxattn, notime, xlayer, selflayer, or a glob over parameter
+    /// A scope is xattn (cross-attention), xweights (its matrices alone), full, selfattn, noxattn, notime, xlayer, selflayer, or a glob over parameter
     /// names such as 'up_blocks.*.attn2.to_k.weight'.
     #[arg(long, value_name = "SCOPE", hide_short_help = true)]
     pub score_scope: Option<String>,

@@ -21,8 +21,10 @@ enum Rule {
 type Named = (&'static str, &'static str, fn(&str) -> bool);
 
 /// The names of Scissorhands' and ESD's `train_method`, translated from CompVis to diffusers names.
-pub const NAMED: [Named; 7] = [
+/// `xweights` is the program's own: what a LoRA can hold.
+pub const NAMED: [Named; 8] = [
     ("xattn", "cross-attention (attn2)", |n| n.contains("attn2")),
+    ("xweights", "cross-attention's matrices, without biases", |n| n.contains("attn2") && n.ends_with(".weight")),
     ("full", "every parameter", |_| true),
     ("selfattn", "self-attention (attn1)", |n| n.contains("attn1")),
     ("noxattn", "all but cross-attention, time embedding and output head", |n| !n.contains("attn2") && no_time(n)),
@@ -57,7 +59,7 @@ impl Scope {
 
     /// Whether nothing outside of cross-attention can be in the scope.
     pub fn is_cross_attention(&self) -> bool {
-        matches!(self.name.as_str(), "xattn" | "xlayer")
+        matches!(self.name.as_str(), "xattn" | "xweights" | "xlayer")
     }
 
     /// Whether the parameter of this name is in the scope.
@@ -126,11 +128,12 @@ mod tests {
             "up_blocks.2.attentions.0.transformer_blocks.0.attn2.to_k.weight",
             "up_blocks.2.attentions.1.transformer_blocks.0.attn2.to_k.weight",
             "up_blocks.1.resnets.0.time_emb_proj.weight",
+            "up_blocks.2.attentions.1.transformer_blocks.0.attn2.to_out.0.bias",
         ]
         .map(String::from);
         let count = |scope: &str| Scope::parse(scope).unwrap().select(&all).unwrap().len();
-        let counts = ["full", "xattn", "selfattn", "noxattn", "notime", "xlayer", "selflayer"].map(count);
-        assert_eq!(counts, [7, 2, 1, 3, 5, 1, 1]);
+        let counts = ["full", "xattn", "xweights", "selfattn", "noxattn", "notime", "xlayer", "selflayer"].map(count);
+        assert_eq!(counts, [8, 3, 2, 1, 3, 6, 1, 1]);
         assert_eq!(count("*.attn2.to_k.weight"), 2);
         assert_eq!(count("{conv_in,conv_out}.*"), 2);
     }

@@ -233,7 +233,8 @@ impl Settings {
     }
 
     fn balanced() -> Result<Self> {
-        let xattn = Scope::parse("xattn")?;
+        // matrices alone, so that a LoRA can hold all that is changed
+        let matrices = Scope::parse("xweights")?;
         Ok(Self {
             other_words: 32,
             kept: 0.995,
@@ -242,10 +243,10 @@ impl Settings {
             contrast: true,
             edit: 1.0,
             init: Init::Matched,
-            score_scope: xattn.clone(),
-            trim_scope: xattn.clone(),
-            train_scope: xattn.clone(),
-            project_scope: xattn,
+            score_scope: matrices.clone(),
+            trim_scope: matrices.clone(),
+            train_scope: matrices.clone(),
+            project_scope: matrices,
             forget_term: ForgetTerm::Anchor,
             push: 0.0,
             teacher: Teacher::Base,
@@ -275,7 +276,12 @@ impl Settings {
     }
 
     fn paper() -> Result<Self> {
+        let xattn = Scope::parse("xattn")?;
         Ok(Self {
+            score_scope: xattn.clone(),
+            trim_scope: xattn.clone(),
+            train_scope: xattn.clone(),
+            project_scope: xattn,
             other_words: 0,
             score_batches: 10,
             contrast: false,

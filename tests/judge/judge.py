@@ -1,14 +1,16 @@
 """A second opinion on the demo's figures: a convolutional network that has nothing in common with the program or its classifier.
 
-It is trained on pictures that world.py draws (not on anything a diffusion model made), with the blur, shifts in colour and
-noise that the demo's autoencoder adds, and reads pictures that `erase-concept bench --keep-images` left.
+It is trained on pictures that world.py draws (not on anything a diffusion model made), half of them with blur, shifts in colour and
+noise, half as the demo's autoencoder gives them back from latents that are a little off, and reads pictures that `erase-concept bench
+--keep-images` left.
 
-    pip install torch pillow numpy
-    python3 tests/judge/judge.py train judge.pt
+    pip install torch diffusers pillow numpy
+    python3 tests/judge/judge.py train judge.pt         # --device cuda: where one is at hand
     erase-concept bench --grid presets --keep-images ... -o DIR
     python3 tests/judge/judge.py count judge.pt DIR
 
-`count` prints a line a run: what the classifier counted (from results.jsonl) and what this judge counts on the same files.
+`count` prints a line a run: what the classifier counted (from results.jsonl) and what this judge counts on the same files; and how often
+it sees a style in pictures of the base whose prompt states another: its own errors, and the base's.
 """
 import argparse
 import json
@@ -23,7 +25,8 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE))
 import world
 
 AXES = {"shape": world.SHAPES, "color": list(world.COLORS), "style": world.STYLES, "background": list(world.BGS)}
@@ -60,11 +63,11 @@ def scene(rng):
 
 
 def worn(x, generator):
-    """As the demo's autoencoder wears pictures: blur, a shift of colours, noise."""
-    rand = lambda *shape: torch.rand(shape, generator=generator)
+    """As pictures are worn: blur, a shift of colours, noise."""
+    rand = lambda *shape: torch.rand(shape, generator=generator).to(x.device)
     n = len(x)
     sigma = rand(n) * 1.2
-    d = torch.arange(-2, 3).float()
+    d = torch.arange(-2, 3, device=x.device).float()
     kernel = torch.exp(-d[None] ** 2 / (2 * (sigma[:, None] + 0.05) ** 2))
     kernel = kernel / kernel.sum(1, keepdim=True)
     flat = x.reshape(1, n * 3, *x.shape[2:])
@@ -73,17 +76,38 @@ def worn(x, generator):
     flat = F.conv2d(F.pad(flat, (0, 0, 2, 2), "replicate"), weights[:, None, :, None], groups=3 * n)
     x = flat.reshape(x.shape)
     gain, shift = 1 + 0.2 * (rand(n, 1, 1, 1) - 0.5), 0.16 * (rand(n, 3, 1, 1) - 0.5)
-    noise = torch.randn(x.shape, generator=generator) * 0.08 * rand(n, 1, 1, 1)
+    noise = torch.randn(x.shape, generator=generator).to(x.device) * 0.08 * rand(n, 1, 1, 1)
     return (x * gain + shift + noise).clamp(-1, 1)
 
 
-def train(path, scenes, epochs):
+@torch.no_grad()
+def through_the_autoencoder(x, generator, device):
+    """What the demo's autoencoder makes of pictures, from latents with noise of up to a tenth of their spread."""
+    from diffusers import AutoencoderKL
+    vae = AutoencoderKL.from_pretrained(HERE.parent.parent / "weights" / "demo" / "vae").to(device).eval()
+    made = []
+    for rows in x.split(64):
+        latents = vae.encode(rows.to(device)).latent_dist.mode()
+        strength = 0.1 * torch.rand(len(rows), 1, 1, 1, generator=generator) * latents.std().cpu()
+        noise = torch.randn(latents.shape, generator=generator) * strength
+        made.append(vae.decode(latents + noise.to(device)).sample.clamp(-1, 1).cpu())
+    return torch.cat(made)
+
+
+def train(path, scenes, epochs, device):
     torch.manual_seed(0)
     rng, generator = random.Random(1), torch.Generator().manual_seed(2)
     drawn = [scene(rng) for _ in range(scenes)]
-    x, y = torch.stack([s[0] for s in drawn]), torch.tensor([s[1] for s in drawn])
+    x, y = torch.stack([s[0] for s in drawn]), torch.tensor([s[1] for s in drawn]).to(device)
+    decoded = through_the_autoencoder(x, generator, device).to(device)
+    x = x.to(device)
+
+    def seen(rows):
+        half = len(rows) // 2
+        return torch.cat([worn(x[rows[:half]], generator), decoded[rows[half:]]])
+
     held = scenes // 10
-    judge, batch = Judge(), 128
+    judge, batch = Judge().to(device), 128
     optimizer = torch.optim.AdamW(judge.parameters(), 3e-3, weight_decay=1e-3)
     steps = epochs * ((scenes - held) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
@@ -91,7 +115,7 @@ def train(path, scenes, epochs):
         order = held + torch.randperm(scenes - held, generator=generator)
         judge.train()
         for rows in order.split(batch)[:(scenes - held) // batch]:
-            found = judge(worn(x[rows], generator))
+            found = judge(seen(rows))
             loss = sum(F.cross_entropy(found[axis], y[rows, i]) for i, axis in enumerate(AXES))
             optimizer.zero_grad()
             loss.backward()
@@ -99,10 +123,10 @@ def train(path, scenes, epochs):
             schedule.step()
         judge.eval()
         with torch.no_grad():
-            found = judge(worn(x[:held], generator))
+            found = judge(seen(torch.arange(held)))
         right = {axis: (found[axis].argmax(1) == y[:held, i]).float().mean().item() for i, axis in enumerate(AXES)}
         print(epoch, f"loss {loss.item():.3f}", {axis: round(value, 4) for axis, value in right.items()}, flush=True)
-    torch.save(judge.state_dict(), path)
+    torch.save(judge.cpu().state_dict(), path)
 
 
 def stated(prompt):
@@ -169,6 +193,15 @@ def count(path, folder):
               f"{percent(after[0])} | {percent(fraction(counts['synonyms']))} | {percent(after[1])} | "
               f"{100 * counts['mean_drop']['drop']:.1f} | {drop:.1f} |", flush=True)
         far = max(far, abs(drop - 100 * counts["mean_drop"]["drop"]), 100 * abs(after[0] - fraction(counts["rate"])))
+    wrong = {style: [0, 0] for style in world.STYLES}
+    for concept in known:
+        for prompt, labels in read(judge, pictures / "before" / concept / "images" / "before").get("retain", []):
+            for other in (label for label in stated(prompt) if label.startswith("style: ")):
+                for style, counts in wrong.items():
+                    counts[0] += other != f"style: {style}" and labels["style"] == f"style: {style}"
+                    counts[1] += other != f"style: {style}"
+    print("pictures of the base whose prompt states another style: "
+          + ", ".join(f"{hits} of {n} called {style}" for style, (hits, n) in wrong.items()))
     for concept, (rate, synonyms, right) in known.items():
         print(f"{concept} before, by the judge: concept {percent(rate)} %, synonyms {percent(synonyms)} %, right: "
               + ", ".join(f"{axis} {percent(value)} %" for axis, value in right.items()))
@@ -182,8 +215,9 @@ if __name__ == "__main__":
     one.add_argument("judge", type=pathlib.Path)
     one.add_argument("--scenes", type=int, default=16000)
     one.add_argument("--epochs", type=int, default=6)
+    one.add_argument("--device", default="cpu")
     two = jobs.add_parser("count", help="count pictures that a bench kept")
     two.add_argument("judge", type=pathlib.Path)
     two.add_argument("folder", type=pathlib.Path)
     args = parser.parse_args()
-    train(args.judge, args.scenes, args.epochs) if args.job == "train" else count(args.judge, args.folder)
+    train(args.judge, args.scenes, args.epochs, args.device) if args.job == "train" else count(args.judge, args.folder)
