@@ -1,6 +1,5 @@
 //! The two sizes of tiles, and their transforms along one axis.
 
-use super::{LANES, Lanes};
 use crate::nn::kernels::simd::mul_add;
 use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 
@@ -29,20 +28,20 @@ impl Form {
     }
 }
 
-/// The transforms of `OUT` outputs and the `IN` inputs that they meet.
+/// The transforms of `OUT` outputs and the `IN` inputs that they meet, `L` channels side by side.
 pub(super) trait Points<const OUT: usize, const IN: usize> {
     /// `B^T d`.
-    fn input<const FMA: bool>(d: [&Lanes; IN]) -> [Lanes; IN];
+    fn input<const FMA: bool, const L: usize>(d: [&[f32; L]; IN]) -> [[f32; L]; IN];
     /// `A^T r`.
-    fn output<const FMA: bool>(r: [&Lanes; IN]) -> [Lanes; OUT];
+    fn output<const FMA: bool, const L: usize>(r: [&[f32; L]; IN]) -> [[f32; L]; OUT];
     /// `G g`.
-    fn kernel(g: [&Lanes; 3]) -> [Lanes; IN];
+    fn kernel<const L: usize>(g: [&[f32; L]; 3]) -> [[f32; L]; IN];
 }
 
 #[inline(always)]
-fn zip2(a: &Lanes, b: &Lanes, f: impl Fn(f32, f32) -> f32) -> Lanes {
-    let mut out = [0.0; LANES];
-    for l in 0..LANES {
+fn zip2<const L: usize>(a: &[f32; L], b: &[f32; L], f: impl Fn(f32, f32) -> f32) -> [f32; L] {
+    let mut out = [0.0; L];
+    for l in 0..L {
         out[l] = f(a[l], b[l]);
     }
     out
@@ -50,24 +49,24 @@ fn zip2(a: &Lanes, b: &Lanes, f: impl Fn(f32, f32) -> f32) -> Lanes {
 
 /// `a + s b`.
 #[inline(always)]
-fn plus<const FMA: bool>(a: &Lanes, s: f32, b: &Lanes) -> Lanes {
+fn plus<const FMA: bool, const L: usize>(a: &[f32; L], s: f32, b: &[f32; L]) -> [f32; L] {
     zip2(a, b, |a, b| mul_add::<FMA>(s, b, a))
 }
 
 #[inline(always)]
-fn add(a: &Lanes, b: &Lanes) -> Lanes {
+fn add<const L: usize>(a: &[f32; L], b: &[f32; L]) -> [f32; L] {
     zip2(a, b, |a, b| a + b)
 }
 
 #[inline(always)]
-fn subtract(a: &Lanes, b: &Lanes) -> Lanes {
+fn subtract<const L: usize>(a: &[f32; L], b: &[f32; L]) -> [f32; L] {
     zip2(a, b, |a, b| a - b)
 }
 
 #[inline(always)]
-fn scaled(a: &Lanes, s: f32) -> Lanes {
+fn scaled<const L: usize>(a: &[f32; L], s: f32) -> [f32; L] {
     let mut out = *a;
-    for l in 0..LANES {
+    for l in 0..L {
         out[l] *= s;
     }
     out
@@ -77,17 +76,17 @@ pub(super) struct F2;
 
 impl Points<2, 4> for F2 {
     #[inline(always)]
-    fn input<const FMA: bool>(d: [&Lanes; 4]) -> [Lanes; 4] {
+    fn input<const FMA: bool, const L: usize>(d: [&[f32; L]; 4]) -> [[f32; L]; 4] {
         [subtract(d[0], d[2]), add(d[1], d[2]), subtract(d[2], d[1]), subtract(d[1], d[3])]
     }
 
     #[inline(always)]
-    fn output<const FMA: bool>(r: [&Lanes; 4]) -> [Lanes; 2] {
+    fn output<const FMA: bool, const L: usize>(r: [&[f32; L]; 4]) -> [[f32; L]; 2] {
         [add(r[0], &add(r[1], r[2])), subtract(&subtract(r[1], r[2]), r[3])]
     }
 
     #[inline(always)]
-    fn kernel(g: [&Lanes; 3]) -> [Lanes; 4] {
+    fn kernel<const L: usize>(g: [&[f32; L]; 3]) -> [[f32; L]; 4] {
         let (even, odd) = (scaled(&add(g[0], g[2]), 0.5), scaled(g[1], 0.5));
         [*g[0], add(&even, &odd), subtract(&even, &odd), *g[2]]
     }
@@ -97,41 +96,41 @@ pub(super) struct F4;
 
 impl Points<4, 6> for F4 {
     #[inline(always)]
-    fn input<const FMA: bool>(d: [&Lanes; 6]) -> [Lanes; 6] {
-        let even = plus::<FMA>(d[4], -2.0, d[2]);
-        let odd = plus::<FMA>(d[3], -2.0, d[1]);
-        let even_half = plus::<FMA>(d[4], -0.5, d[2]);
-        let odd_half = plus::<FMA>(d[3], -0.5, d[1]);
-        let first = plus::<FMA>(d[0], -2.5, d[2]);
-        let last = plus::<FMA>(d[1], -2.5, d[3]);
+    fn input<const FMA: bool, const L: usize>(d: [&[f32; L]; 6]) -> [[f32; L]; 6] {
+        let even = plus::<FMA, L>(d[4], -2.0, d[2]);
+        let odd = plus::<FMA, L>(d[3], -2.0, d[1]);
+        let even_half = plus::<FMA, L>(d[4], -0.5, d[2]);
+        let odd_half = plus::<FMA, L>(d[3], -0.5, d[1]);
+        let first = plus::<FMA, L>(d[0], -2.5, d[2]);
+        let last = plus::<FMA, L>(d[1], -2.5, d[3]);
         [
             zip2(&first, d[4], |a, b| a + b),
-            plus::<FMA>(&even, FRAC_1_SQRT_2, &odd),
-            plus::<FMA>(&even, -FRAC_1_SQRT_2, &odd),
-            plus::<FMA>(&even_half, SQRT_2, &odd_half),
-            plus::<FMA>(&even_half, -SQRT_2, &odd_half),
+            plus::<FMA, L>(&even, FRAC_1_SQRT_2, &odd),
+            plus::<FMA, L>(&even, -FRAC_1_SQRT_2, &odd),
+            plus::<FMA, L>(&even_half, SQRT_2, &odd_half),
+            plus::<FMA, L>(&even_half, -SQRT_2, &odd_half),
             zip2(&last, d[5], |a, b| a + b),
         ]
     }
 
     #[inline(always)]
-    fn output<const FMA: bool>(r: [&Lanes; 6]) -> [Lanes; 4] {
+    fn output<const FMA: bool, const L: usize>(r: [&[f32; L]; 6]) -> [[f32; L]; 4] {
         let (sum, difference) = (zip2(r[1], r[2], |a, b| a + b), zip2(r[1], r[2], |a, b| a - b));
         let (sum_two, difference_two) = (zip2(r[3], r[4], |a, b| a + b), zip2(r[3], r[4], |a, b| a - b));
         let first = zip2(r[0], &sum, |a, b| a + b);
         let second = difference.map(|a| a * FRAC_1_SQRT_2);
         let third = sum.map(|a| a * 0.5);
-        let last = plus::<FMA>(r[5], 0.5 * FRAC_1_SQRT_2, &difference);
+        let last = plus::<FMA, L>(r[5], 0.5 * FRAC_1_SQRT_2, &difference);
         [
             zip2(&first, &sum_two, |a, b| a + b),
-            plus::<FMA>(&second, SQRT_2, &difference_two),
-            plus::<FMA>(&third, 2.0, &sum_two),
-            plus::<FMA>(&last, 2.0 * SQRT_2, &difference_two),
+            plus::<FMA, L>(&second, SQRT_2, &difference_two),
+            plus::<FMA, L>(&third, 2.0, &sum_two),
+            plus::<FMA, L>(&last, 2.0 * SQRT_2, &difference_two),
         ]
     }
 
     #[inline(always)]
-    fn kernel(g: [&Lanes; 3]) -> [Lanes; 6] {
+    fn kernel<const L: usize>(g: [&[f32; L]; 3]) -> [[f32; L]; 6] {
         let even = scaled(&add(g[0], &scaled(g[2], 0.5)), -2.0 / 3.0);
         let odd = scaled(g[1], -2.0 / 3.0 * FRAC_1_SQRT_2);
         let even_two = scaled(&add(g[0], &scaled(g[2], 2.0)), 1.0 / 6.0);

@@ -13,17 +13,20 @@ mod transform;
 
 use super::Geometry;
 use super::kernel::Kernel;
-use crate::nn::kernels::gemm::{Onto, Order, Panels};
+use crate::nn::kernels::gemm::{Onto, Order, Panels, pack_rows};
 use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::matmul::View;
-use crate::nn::kernels::parallel::{SharedMut, tasks, unwritten};
+use crate::nn::kernels::parallel::{SharedMut, grown, tasks, unwritten};
 pub(super) use form::Form;
 use transform::{transform_input, transform_output, transform_outputs};
 
 /// Channels that are transformed together.
 const LANES: usize = 16;
-/// Tiles of a task, about: enough to use each transformed weight often.
-const TILES: usize = 128;
+/// Tiles of a task, about: enough to use each transformed weight often, and few enough for the core's cache.
+const TILES: usize = 64;
+/// The same where there are more weights than these, which come from further away.
+const MORE_TILES: usize = 128;
+const MORE_WEIGHTS: usize = 1 << 17;
 /// Fewer channels than this are not worth the transforms.
 const CHANNELS: usize = 16;
 /// Fewer tiles of 4x4 neither: the kernel's points are made anew in each call, and what is gained does not pay for the rounding.
@@ -32,8 +35,6 @@ const MANY_TILES: usize = 64;
 const SOME_TILES: usize = 16;
 /// Kernels of more weights than this are not transformed for a few small tiles.
 const SMALL_KERNEL: usize = super::KEPT;
-
-type Lanes = [f32; LANES];
 
 /// The form by which this convolution gains.
 pub(super) fn form(g: &Geometry) -> Option<Form> {
@@ -78,6 +79,12 @@ impl Block {
         self.samples * self.rows * self.across
     }
 
+    /// How far the inputs of one point are from those of the next, and the same of the sums. Not a multiple of a page, as whatever
+    /// is so far apart has to share few places of a cache.
+    fn apart(&self) -> (usize, usize) {
+        (self.tiles() * self.inputs + LANES, self.tiles() * self.outputs + LANES)
+    }
+
     /// Rows and columns of the padded copy.
     fn padded(&self) -> (usize, usize) {
         (self.rows * self.form.out() + 2, self.across * self.form.out() + 2)
@@ -88,8 +95,9 @@ impl Block {
 /// [`transform_kernel`].
 pub(super) fn convolve(form: Form, g: &Geometry, x: &[f32], points: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
     let (down, across) = (g.height.div_ceil(form.out()), g.width.div_ceil(form.out()));
-    let samples = (TILES / (down * across)).clamp(1, g.batch);
-    let rows = if samples > 1 { down } else { (TILES / across).clamp(1, down) };
+    let tiles = if g.inputs * g.outputs > MORE_WEIGHTS { MORE_TILES } else { TILES };
+    let samples = (tiles / (down * across)).clamp(1, g.batch);
+    let rows = if samples > 1 { down } else { (tiles / across).clamp(1, down) };
     let (groups, cuts) = (g.batch.div_ceil(samples), down.div_ceil(rows));
     let out = SharedMut::new(y);
     let order = Order::new(g.inputs, g.outputs);
@@ -106,16 +114,19 @@ pub(super) fn convolve(form: Form, g: &Geometry, x: &[f32], points: &[f32], bias
             outputs: g.outputs.next_multiple_of(LANES),
         };
         let tiles = block.tiles();
-        let mut padded = vec![0.0; block.samples * block.padded().0 * block.padded().1 * block.inputs];
-        pad(g, block, x, &mut padded);
-        let mut transformed = unwritten(form.points() * tiles * block.inputs);
-        transform_input(form, block, &padded, &mut transformed);
-        drop(padded);
-        let mut sums = unwritten(form.points() * tiles * block.outputs);
+        let mut padded = Padded::new(block);
+        let mut transformed = unwritten(form.points() * block.apart().0);
+        for sample in 0..block.samples {
+            for c in (0..g.inputs).step_by(LANES) {
+                padded.fill(g, block, x, (sample, c));
+                transform_input(form, block, (sample, c), &padded, &mut transformed);
+            }
+        }
+        let mut sums = unwritten(form.points() * block.apart().1);
         for point in 0..form.points() {
-            let a = View::new(&transformed[point * tiles * block.inputs..], block.inputs, 1);
+            let a = View::new(&transformed[point * block.apart().0..], block.inputs, 1);
             let b = Panels::new(order, &points[point * order.len()..]);
-            let dst = sums[point * tiles * block.outputs..][..tiles * block.outputs].as_mut_ptr();
+            let dst = sums[point * block.apart().1..][..tiles * block.outputs].as_mut_ptr();
             // SAFETY: `dst` has `tiles` rows, `block.outputs` apart, and is this task's.
             unsafe { b.multiply((tiles, 0, g.outputs), a, dst, block.outputs, Onto::Nothing, 1.0) };
         }
@@ -123,27 +134,41 @@ pub(super) fn convolve(form: Form, g: &Geometry, x: &[f32], points: &[f32], bias
     });
 }
 
-/// Copies a block's inputs, zeros around, channels innermost: `(samples, rows, columns, in)`.
-fn pad(g: &Geometry, block: Block, x: &[f32], padded: &mut [f32]) {
-    let (height, width) = block.padded();
-    let pixels = g.height * g.width;
-    for s in 0..block.samples {
-        let sample = &x[(block.first_sample + s) * g.in_sample()..][..g.in_sample()];
-        for row in 0..height {
-            let y = (block.first_row * block.form.out() + row).wrapping_sub(1);
-            if y >= g.height {
-                continue;
+/// What the tiles of a sample meet of some channels, zeros around: `(rows, columns, 16)`.
+pub(super) struct Padded {
+    height: usize,
+    width: usize,
+    values: Vec<f32>,
+    /// The same without the zeros between rows, where rows are short.
+    pixels: Vec<f32>,
+}
+
+impl Padded {
+    /// All zeros.
+    fn new(block: Block) -> Self {
+        let (height, width) = block.padded();
+        Self { height, width, values: vec![0.0; height * width * LANES], pixels: Vec::new() }
+    }
+
+    /// Copies 16 channels of a sample, from `c` on. Always the same positions are written, so that the zeros stay.
+    fn fill(&mut self, g: &Geometry, block: Block, x: &[f32], (s, c): (usize, usize)) {
+        let map = g.height * g.width;
+        let maps = &x[(block.first_sample + s) * g.in_sample() + c * map..];
+        let channels = LANES.min(g.inputs - c);
+        let top = block.first_row * block.form.out();
+        let rows = top.saturating_sub(1)..g.height.min(top + self.height - 1);
+        let place =
+            |y: usize| ((y + 1 - top) * self.width + 1) * LANES..((y + 1 - top) * self.width + 1 + g.width) * LANES;
+        if g.width.is_multiple_of(LANES) {
+            for y in rows {
+                pack_rows(View::new(&maps[y * g.width..], map, 1), channels, &mut self.values[place(y)], LANES);
             }
-            let line = &mut padded[((s * height + row) * width + 1) * block.inputs..][..g.width * block.inputs];
-            for (c, maps) in sample.chunks(LANES * pixels).enumerate() {
-                let maps = &maps[y * g.width..];
-                for (x, position) in line.chunks_exact_mut(block.inputs).enumerate() {
-                    let channels = LANES.min(g.inputs - c * LANES);
-                    for (l, value) in position[c * LANES..][..channels].iter_mut().enumerate() {
-                        *value = maps[l * pixels + x];
-                    }
-                }
-            }
+            return;
+        }
+        let pixels = grown(&mut self.pixels, rows.len() * g.width * LANES);
+        pack_rows(View::new(&maps[rows.start * g.width..], map, 1), channels, pixels, LANES);
+        for (y, line) in rows.zip(pixels.chunks_exact(g.width * LANES)) {
+            self.values[place(y)].copy_from_slice(line);
         }
     }
 }

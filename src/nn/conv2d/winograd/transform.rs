@@ -4,11 +4,13 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::form::{F2, F4, Form, Points};
-use super::{Block, LANES, Lanes};
+use super::{Block, LANES, Padded};
 use crate::nn::conv2d::Geometry;
 use crate::nn::conv2d::kernel::Kernel;
-use crate::nn::kernels::gemm::Order;
-use crate::nn::kernels::parallel::SharedMut;
+use crate::nn::kernels::gemm::{Order, transpose_onto};
+use crate::nn::kernels::instructions::Instructions;
+use crate::nn::kernels::matmul::View;
+use crate::nn::kernels::parallel::{SharedMut, grown};
 use crate::nn::kernels::simd::dispatched;
 
 #[inline(always)]
@@ -32,13 +34,13 @@ fn outputs_of<P: Points<OUT, IN>, const OUT: usize, const IN: usize>(
             }
             let mut half = [[[0.0; LANES]; 3]; IN];
             for column in 0..3 {
-                let points = P::kernel([&taps[column], &taps[3 + column], &taps[6 + column]]);
+                let points = P::kernel::<LANES>([&taps[column], &taps[3 + column], &taps[6 + column]]);
                 for i in 0..IN {
                     half[i][column] = points[i];
                 }
             }
             for (i, h) in half.iter().enumerate() {
-                for (j, point) in P::kernel([&h[0], &h[1], &h[2]]).iter().enumerate() {
+                for (j, point) in P::kernel::<LANES>([&h[0], &h[1], &h[2]]).iter().enumerate() {
                     for l in (0..LANES.min(order.width() - c)).step_by(step) {
                         let count = step.min(order.width() - c - l);
                         let at = (i * IN + j) * order.len() + order.at(input, c + l);
@@ -71,36 +73,43 @@ dispatched! {
     pub fn transform_outputs(form: Form, g: &Geometry, kernel: Kernel<'_>, order: Order, first: usize, shared: SharedMut) = transform_outputs_inner;
 }
 
+/// Channels whose transforms fit the vectors of this machine.
 #[inline(always)]
-fn lanes(x: &[f32], at: usize) -> &Lanes {
-    // a slice of `LANES` elements always is one array
-    x[at..at + LANES].first_chunk().unwrap_or(&[0.0; LANES])
+fn wide() -> bool {
+    Instructions::used() == Instructions::Avx512
 }
 
 #[inline(always)]
-fn input_of<P: Points<OUT, IN>, const OUT: usize, const IN: usize, const FMA: bool>(
+fn lanes<const L: usize>(x: &[f32], at: usize) -> &[f32; L] {
+    // a slice of `L` elements always is one array
+    x[at..at + L].first_chunk().unwrap_or(&[0.0; L])
+}
+
+#[inline(always)]
+fn input_of<P: Points<OUT, IN>, const OUT: usize, const IN: usize, const FMA: bool, const L: usize>(
     block: Block,
-    padded: &[f32],
+    (s, c): (usize, usize),
+    padded: &Padded,
     transformed: &mut [f32],
 ) {
-    let ((height, width), tiles) = (block.padded(), block.tiles());
-    for tile in 0..tiles {
-        let (s, row, column) =
-            (tile / (block.rows * block.across), tile / block.across % block.rows, tile % block.across);
-        let corner = ((s * height + row * OUT) * width + column * OUT) * block.inputs;
-        for c in (0..block.inputs).step_by(LANES) {
-            let at = |i: usize, j: usize| lanes(padded, corner + (i * width + j) * block.inputs + c);
-            let mut half = [[[0.0; LANES]; IN]; IN];
+    let (apart, _) = block.apart();
+    for (row, column) in (0..block.rows).flat_map(|row| (0..block.across).map(move |column| (row, column))) {
+        let tile = (s * block.rows + row) * block.across + column;
+        let corner = (row * OUT * padded.width + column * OUT) * LANES;
+        for half in (0..LANES).step_by(L) {
+            let at = |i: usize, j: usize| lanes::<L>(&padded.values, corner + (i * padded.width + j) * LANES + half);
+            let mut columns = [[[0.0; L]; IN]; IN];
             for j in 0..IN {
-                let points = P::input::<FMA>(std::array::from_fn(|i| at(i, j)));
+                let points = P::input::<FMA, L>(std::array::from_fn(|i| at(i, j)));
                 for i in 0..IN {
-                    half[i][j] = points[i];
+                    columns[i][j] = points[i];
                 }
             }
-            for (i, h) in half.iter().enumerate() {
-                let points = P::input::<FMA>(h.each_ref());
-                for (j, point) in points.iter().enumerate() {
-                    transformed[((i * IN + j) * tiles + tile) * block.inputs + c..][..LANES].copy_from_slice(point);
+            for i in 0..IN {
+                let points = P::input::<FMA, L>(columns[i].each_ref());
+                for j in 0..IN {
+                    let place = (i * IN + j) * apart + tile * block.inputs + c + half;
+                    transformed[place..][..L].copy_from_slice(&points[j]);
                 }
             }
         }
@@ -108,53 +117,56 @@ fn input_of<P: Points<OUT, IN>, const OUT: usize, const IN: usize, const FMA: bo
 }
 
 #[inline(always)]
-fn transform_input_inner<const FMA: bool>(form: Form, block: Block, padded: &[f32], transformed: &mut [f32]) {
-    match form {
-        Form::F2 => input_of::<F2, 2, 4, FMA>(block, padded, transformed),
-        Form::F4 => input_of::<F4, 4, 6, FMA>(block, padded, transformed),
+fn transform_input_inner<const FMA: bool>(
+    form: Form,
+    block: Block,
+    at: (usize, usize),
+    padded: &Padded,
+    transformed: &mut [f32],
+) {
+    match (form, wide()) {
+        (Form::F2, false) => input_of::<F2, 2, 4, FMA, 8>(block, at, padded, transformed),
+        (Form::F2, true) => input_of::<F2, 2, 4, FMA, 16>(block, at, padded, transformed),
+        (Form::F4, false) => input_of::<F4, 4, 6, FMA, 8>(block, at, padded, transformed),
+        (Form::F4, true) => input_of::<F4, 4, 6, FMA, 16>(block, at, padded, transformed),
     }
 }
 
 dispatched! {
-    /// `B^T d B` of each tile and channel: `(points, tiles, in)`.
-    pub fn transform_input(form: Form, block: Block, padded: &[f32], transformed: &mut [f32]) = transform_input_inner;
+    /// `B^T d B` of the tiles of a sample of the block, for 16 channels: to `(points, tiles, in)`.
+    pub fn transform_input(form: Form, block: Block, at: (usize, usize), padded: &Padded, transformed: &mut [f32]) = transform_input_inner;
 }
 
 #[inline(always)]
-fn output_of<P: Points<OUT, IN>, const OUT: usize, const IN: usize, const FMA: bool>(
+fn output_of<P: Points<OUT, IN>, const OUT: usize, const IN: usize, const FMA: bool, const L: usize>(
     g: &Geometry,
     block: Block,
+    (first, c): (usize, usize),
     sums: &[f32],
-    bias: Option<&[f32]>,
-    out: SharedMut,
+    bias: &[f32; LANES],
+    pixels: &mut [f32],
 ) {
-    let tiles = block.tiles();
-    for tile in 0..tiles {
-        let (s, row, column) =
-            (tile / (block.rows * block.across), tile / block.across % block.rows, tile % block.across);
-        let (top, left) = ((block.first_row + row) * OUT, column * OUT);
-        let (height, width) = (OUT.min(g.height - top), OUT.min(g.width - left));
-        for c in (0..g.outputs).step_by(LANES) {
-            let at = |i: usize, j: usize| lanes(sums, ((i * IN + j) * tiles + tile) * block.outputs + c);
-            let mut half = [[[0.0; LANES]; IN]; OUT];
+    let (_, apart) = block.apart();
+    for column in 0..block.across {
+        let width = OUT.min(g.width - column * OUT);
+        for half in (0..LANES).step_by(L) {
+            let corner = (first + column) * block.outputs + c + half;
+            let at = |i: usize, j: usize| lanes::<L>(sums, (i * IN + j) * apart + corner);
+            let mut rows = [[[0.0; L]; IN]; OUT];
             for j in 0..IN {
-                let points = P::output::<FMA>(std::array::from_fn(|i| at(i, j)));
+                let points = P::output::<FMA, L>(std::array::from_fn(|i| at(i, j)));
                 for i in 0..OUT {
-                    half[i][j] = points[i];
+                    rows[i][j] = points[i];
                 }
             }
-            let mut result = [[[0.0; LANES]; OUT]; OUT];
-            for (result, h) in result.iter_mut().zip(&half) {
-                *result = P::output::<FMA>(h.each_ref());
-            }
-            for l in 0..LANES.min(g.outputs - c) {
-                let bias = bias.map_or(0.0, |bias| bias[c + l]);
-                let map = ((block.first_sample + s) * g.outputs + c + l) * g.height;
-                for (i, values) in result.iter().enumerate().take(height) {
-                    // SAFETY: this tile belongs to this task alone; `slice` checks the bounds.
-                    let line = unsafe { out.slice((map + top + i) * g.width + left, width) };
-                    for (value, lanes) in line.iter_mut().zip(values) {
-                        *value = lanes[l] + bias;
+            for i in 0..OUT {
+                let values = P::output::<FMA, L>(rows[i].each_ref());
+                for j in 0..OUT {
+                    if j < width {
+                        let pixel = &mut pixels[(i * g.width + column * OUT + j) * LANES + half..][..L];
+                        for l in 0..L {
+                            pixel[l] = values[j][l] + bias[half + l];
+                        }
                     }
                 }
             }
@@ -163,7 +175,30 @@ fn output_of<P: Points<OUT, IN>, const OUT: usize, const IN: usize, const FMA: b
 }
 
 #[inline(always)]
-fn transform_output_inner<const FMA: bool>(
+fn transform_row_inner<const FMA: bool>(
+    form: Form,
+    g: &Geometry,
+    block: Block,
+    at: (usize, usize),
+    sums: &[f32],
+    bias: &[f32; LANES],
+    pixels: &mut [f32],
+) {
+    match (form, wide()) {
+        (Form::F2, false) => output_of::<F2, 2, 4, FMA, 8>(g, block, at, sums, bias, pixels),
+        (Form::F2, true) => output_of::<F2, 2, 4, FMA, 16>(g, block, at, sums, bias, pixels),
+        (Form::F4, false) => output_of::<F4, 4, 6, FMA, 8>(g, block, at, sums, bias, pixels),
+        (Form::F4, true) => output_of::<F4, 4, 6, FMA, 16>(g, block, at, sums, bias, pixels),
+    }
+}
+
+dispatched! {
+    /// `A^T m A` of a row of tiles, the first and a channel given, for 16 channels, and the bias: to `(rows, columns, 16)`.
+    pub fn transform_row(form: Form, g: &Geometry, block: Block, at: (usize, usize), sums: &[f32], bias: &[f32; LANES], pixels: &mut [f32]) = transform_row_inner;
+}
+
+/// `A^T m A` of each tile and channel, and the bias, into the maps `(B, out, H, W)`.
+pub(super) fn transform_output(
     form: Form,
     g: &Geometry,
     block: Block,
@@ -171,13 +206,28 @@ fn transform_output_inner<const FMA: bool>(
     bias: Option<&[f32]>,
     out: SharedMut,
 ) {
-    match form {
-        Form::F2 => output_of::<F2, 2, 4, FMA>(g, block, sums, bias, out),
-        Form::F4 => output_of::<F4, 4, 6, FMA>(g, block, sums, bias, out),
+    let map = g.height * g.width;
+    let mut pixels = [0.0; 64 * LANES];
+    let mut more = Vec::new();
+    let needed = form.out() * g.width * LANES;
+    let pixels = if needed <= pixels.len() { &mut pixels[..] } else { grown(&mut more, needed) };
+    for s in 0..block.samples {
+        for row in 0..block.rows {
+            let top = (block.first_row + row) * form.out();
+            let count = form.out().min(g.height - top) * g.width;
+            let first = (s * block.rows + row) * block.across;
+            for c in (0..g.outputs).step_by(LANES) {
+                let channels = LANES.min(g.outputs - c);
+                let mut biases = [0.0; LANES];
+                if let Some(bias) = bias {
+                    biases[..channels].copy_from_slice(&bias[c..c + channels]);
+                }
+                transform_row(form, g, block, (first, c), sums, &biases, pixels);
+                let place = ((block.first_sample + s) * g.outputs + c) * map + top * g.width;
+                let to = out.at(place, (channels - 1) * map + count);
+                // SAFETY: these rows of these maps belong to this task alone; `at` checked the bounds.
+                unsafe { transpose_onto(View::new(&pixels[..], LANES, 1), (count, channels), to, map) };
+            }
+        }
     }
-}
-
-dispatched! {
-    /// `A^T m A` of each tile and channel, and the bias, into the maps `(B, out, H, W)`.
-    pub fn transform_output(form: Form, g: &Geometry, block: Block, sums: &[f32], bias: Option<&[f32]>, out: SharedMut) = transform_output_inner;
 }

@@ -147,8 +147,22 @@ fn columns<const FMA: bool, const W: usize>(
         return;
     };
     let (rows, _) = scores.as_chunks_mut::<W>();
-    // of a row of scores, the queries that come before its key
-    let hidden = |j: usize| masked.map_or(0, |(k0, q0)| (k0 + j).saturating_sub(q0).min(W));
+    match masked {
+        None => seen::<FMA, W>(|_| 0, rows, top, sum, factor),
+        // of a row of scores, the queries that come before its key
+        Some((k0, q0)) => seen::<FMA, W>(|j| (k0 + j).saturating_sub(q0).min(W), rows, top, sum, factor),
+    }
+}
+
+/// The same, of the queries that are not hidden from a row's key: the first so many are.
+#[inline(always)]
+fn seen<const FMA: bool, const W: usize>(
+    hidden: impl Fn(usize) -> usize,
+    rows: &mut [[f32; W]],
+    top: &mut [f32; W],
+    sum: &mut [f32; W],
+    factor: &mut [f32; W],
+) {
     let mut largest = *top;
     for (j, row) in rows.iter_mut().enumerate() {
         for value in &mut row[..hidden(j)] {

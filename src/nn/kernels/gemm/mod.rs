@@ -15,8 +15,7 @@ use super::matmul::View;
 use super::parallel::{SharedMut, grown};
 use operand::left;
 pub use operand::{Order, Packed, Panels, Tiles};
-use pack::SLACK;
-pub use pack::pack_rows;
+pub use pack::{pack_rows, transpose_onto};
 use std::cell::RefCell;
 use tile::Block;
 pub use tile::Onto;
@@ -87,7 +86,7 @@ pub unsafe fn product(
                         m: height,
                         n: width,
                         k: depth.min(k - p),
-                        a: grown(tiles, height * depth + SLACK).as_mut_ptr(),
+                        a: left(path, a.from(i, p), (height, depth.min(k - p)), tiles),
                         b: packed.as_ptr(),
                         dst: dst.wrapping_add(i * stride + j),
                         stride,
@@ -95,10 +94,7 @@ pub unsafe fn product(
                         scale,
                     };
                     // SAFETY: as above; the caller vouches for `dst`.
-                    unsafe {
-                        left(path, a.from(i, p), (height, block.k), block.a.cast_mut());
-                        block.run(path);
-                    }
+                    unsafe { block.run(path) };
                 }
             }
         }

@@ -1,11 +1,12 @@
 //! Packed operands: where their elements lie, and products of them.
 
 use super::pack::{SLACK, pack};
-use super::tile::{Block, Onto};
+use super::tile::{Block, Left, Onto};
 use super::{PANELS, SCRATCH, TILES, depth};
 use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::matmul::View;
-use crate::nn::kernels::parallel::{SharedMut, grown, tasks, unwritten};
+use crate::nn::kernels::parallel::{self, SharedMut, grown, unwritten};
+use crate::nn::kernels::values::Values;
 
 /// The order of a packed right operand, `k x n`.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +81,7 @@ impl Packed {
         let mut values = unwritten(order.len());
         let (parts, across) = (k.div_ceil(depth(k)), n.div_ceil(PANELS * order.columns()));
         let shared = SharedMut::new(&mut values);
-        tasks(parts * across, |task| {
+        parallel::tasks(parts * across, |task| {
             let from = task % across * PANELS * order.columns();
             let to = n.min(from + PANELS * order.columns());
             // SAFETY: just checked; each task has its own panels.
@@ -151,14 +152,10 @@ impl<'a> Panels<'a> {
             for i in (0..m).step_by(rows) {
                 let height = rows.min(m - i);
                 for p in (0..k).step_by(depth(k)) {
-                    let tiles = grown(tiles, height * depth(k) + SLACK).as_mut_ptr();
-                    let block =
-                        self.part(p, (height, from, n), tiles, dst.wrapping_add(i * stride), stride, onto, scale);
+                    let left = left(path, a.from(i, p), (height, depth(k).min(k - p)), tiles);
+                    let dst = dst.wrapping_add(i * stride);
                     // SAFETY: checked above; the caller vouches for `dst`.
-                    unsafe {
-                        left(path, a.from(i, p), (height, block.k), tiles);
-                        block.run(path);
-                    }
+                    unsafe { self.part(p, (height, from, n), left, dst, stride, onto, scale).run(path) };
                 }
             }
         });
@@ -170,7 +167,7 @@ impl<'a> Panels<'a> {
         self,
         p: usize,
         (m, from, n): (usize, usize, usize),
-        a: *const f32,
+        a: Left,
         dst: *mut f32,
         stride: usize,
         onto: Onto<'o>,
@@ -203,9 +200,9 @@ impl<'a> Panels<'a> {
         self.check(from, n, onto);
         assert!(a.k == k && a.path == path, "the operands do not fit");
         for p in (0..k).step_by(depth(k)) {
-            let block = self.part(p, (a.m, from, n), a.values[p * a.m..].as_ptr(), dst, stride, onto, scale);
+            let tiles = Left::Tiles(a.values[p * a.m..].as_ptr());
             // SAFETY: the operands are as large as their sizes say; the caller vouches for `dst`.
-            unsafe { block.run(path) };
+            unsafe { self.part(p, (a.m, from, n), tiles, dst, stride, onto, scale).run(path) };
         }
     }
 }
@@ -228,7 +225,7 @@ impl<'a> Tiles<'a> {
         for p in (0..k).step_by(depth(k)) {
             let depth = depth(k).min(k - p);
             // SAFETY: just checked; the buffer is as long as asked for, and parts are written in order.
-            unsafe { left(path, a.from(0, p), (m, depth), values.add(p * m)) };
+            unsafe { tiles(path, a.from(0, p), (m, depth), values.add(p * m)) };
         }
         Self { path, m, k, values: buffer }
     }
@@ -254,11 +251,27 @@ impl<'a> Tiles<'a> {
     }
 }
 
+/// A left operand, `m x k`, as a block takes it: where it lies if its rows can be read there, or packed in a buffer that grows
+/// as needed.
+pub(super) fn left(path: Instructions, a: View<'_>, (m, k): (usize, usize), buffer: &mut Vec<f32>) -> Left {
+    assert!(a.has(m, k), "the left matrix is too small");
+    // fourteen rows have more addresses than there are registers for
+    if let (Values::F32(values), apart, 1) = a.parts()
+        && path != Instructions::Avx512
+    {
+        return Left::Rows(values.as_ptr(), apart);
+    }
+    let to = grown(buffer, m * k + SLACK).as_mut_ptr();
+    // SAFETY: just checked.
+    unsafe { tiles(path, a, (m, k), to) };
+    Left::Tiles(to)
+}
+
 /// Packs the tiles of a left operand, `m x k`.
 ///
 /// # Safety
 /// `a` must be as large as that, and `to` have room for it and `SLACK`.
-pub(super) unsafe fn left(path: Instructions, a: View<'_>, (m, k): (usize, usize), to: *mut f32) {
+unsafe fn tiles(path: Instructions, a: View<'_>, (m, k): (usize, usize), to: *mut f32) {
     for i in (0..m).step_by(path.rows()) {
         let rows = path.rows().min(m - i);
         // SAFETY: the caller vouches for both; a tile's overhang is overwritten by the next tile.

@@ -46,14 +46,35 @@ unsafe fn by_path<N: Number>(path: Instructions, from: Strided<N>, sizes: (usize
 pub fn pack_rows(from: View<'_>, count: usize, to: &mut [f32], pitch: usize) {
     let k = to.len() / pitch;
     assert!(0 < count && count <= pitch && from.has(count, k), "there is less to pack");
-    // the last rows are written one by one, as vectors would reach past the end
-    let whole = k.saturating_sub(SLACK.div_ceil(pitch));
     let path = Instructions::used();
+    // where vectors would reach past the end, the last rows are written one by one
+    let fits = count.next_multiple_of(path.lanes()) <= pitch;
+    let whole = if fits { k } else { k.saturating_sub(SLACK.div_ceil(pitch)) };
     // SAFETY: just checked.
     unsafe { pack(path, from, (count, whole), to.as_mut_ptr(), pitch) };
     for (p, to) in to.chunks_exact_mut(pitch).enumerate().skip(whole) {
         for (i, value) in to.iter_mut().enumerate() {
             *value = from.read(i.min(count - 1), p);
+        }
+    }
+}
+
+/// `to[p * pitch + i] = from(i, p)` for `i < count`, `p < k`, and nothing in between.
+///
+/// # Safety
+/// `to` must be valid for `k` rows of `count` elements, which no other thread touches.
+pub unsafe fn transpose_onto(from: View<'_>, (count, k): (usize, usize), to: *mut f32, pitch: usize) {
+    assert!(from.has(count, k), "there is less to transpose");
+    let (path, (_, rs, cs)) = (Instructions::used(), from.parts());
+    let squares = cs == 1 && rs > 1 && pitch >= count && count.is_multiple_of(path.lanes());
+    let whole = if squares { k - k % path.lanes() } else { 0 };
+    // SAFETY: just checked; of whole vectors nothing is written past a row.
+    unsafe {
+        pack(path, from, (count, whole), to, pitch);
+        for p in whole..k {
+            for i in 0..count {
+                *to.add(p * pitch + i) = from.read(i, p);
+            }
         }
     }
 }

@@ -80,6 +80,29 @@ impl Onto<'_> {
     }
 }
 
+/// Where a left operand lies.
+#[derive(Clone, Copy)]
+pub(super) enum Left {
+    /// Packed in tiles.
+    Tiles(*const f32),
+    /// Rows, so far apart, whose elements are neighbours.
+    Rows(*const f32, usize),
+}
+
+impl Left {
+    /// The same from row `i` on, where tiles begin, of `k` columns.
+    #[inline(always)]
+    unsafe fn from(self, i: usize, k: usize) -> Self {
+        // SAFETY: the caller knows that there are so many rows.
+        unsafe {
+            match self {
+                Self::Tiles(at) => Self::Tiles(at.add(i * k)),
+                Self::Rows(at, apart) => Self::Rows(at.add(i * apart), apart),
+            }
+        }
+    }
+}
+
 /// A block of a product: `dst = scale a b + onto` over `k` of the inner dimension.
 #[derive(Clone, Copy)]
 pub(super) struct Block<'o> {
@@ -87,8 +110,8 @@ pub(super) struct Block<'o> {
     pub m: usize,
     pub n: usize,
     pub k: usize,
-    /// The packed operands.
-    pub a: *const f32,
+    /// The operands; the right one is packed.
+    pub a: Left,
     pub b: *const f32,
     /// Where the result goes, its rows `stride` apart.
     pub dst: *mut f32,
@@ -160,7 +183,7 @@ unsafe fn column<T: Vector, const V: usize, const ROWS: usize>(panel: Block<'_>)
         let rows = ROWS.min(panel.m - i);
         // SAFETY: as above.
         unsafe {
-            let at = Block { a: panel.a.add(i * panel.k), dst: panel.dst.add(i * panel.stride), m: rows, ..panel };
+            let at = Block { a: panel.a.from(i, panel.k), dst: panel.dst.add(i * panel.stride), m: rows, ..panel };
             match rows {
                 1 => tile::<T, V, 1>(at),
                 2 => tile::<T, V, 2>(at),
@@ -203,16 +226,32 @@ unsafe fn tile<T: Vector, const V: usize, const R: usize>(at: Block<'_>) {
     // SAFETY: the caller vouches for the operands and `dst`.
     unsafe {
         let mut sums = [[T::zero(); V]; R];
-        let (mut a, mut b) = (at.a, at.b);
-        for _ in 0..at.k {
-            let mut row = [T::zero(); V];
-            each!(v < V, { row[v] = T::load(b.add(v * T::LANES)) }, 0, 1);
-            each!(r < R, {
-                let value = T::splat(*a.add(r));
-                each!(v < V, { sums[r][v] = value.mul_add(row[v], sums[r][v]) }, 0, 1);
-            });
-            a = a.add(R);
-            b = b.add(V * T::LANES);
+        let mut b = at.b;
+        // one element of each row, `apart` from row to row
+        macro_rules! step {
+            ($a:ident, $apart:expr) => {
+                let mut row = [T::zero(); V];
+                each!(v < V, { row[v] = T::load(b.add(v * T::LANES)) }, 0, 1);
+                each!(r < R, {
+                    let value = T::splat(*$a.add(r * $apart));
+                    each!(v < V, { sums[r][v] = value.mul_add(row[v], sums[r][v]) }, 0, 1);
+                });
+                b = b.add(V * T::LANES);
+            };
+        }
+        match at.a {
+            Left::Tiles(mut a) => {
+                for _ in 0..at.k {
+                    step!(a, 1);
+                    a = a.add(R);
+                }
+            }
+            Left::Rows(mut a, apart) => {
+                for _ in 0..at.k {
+                    step!(a, apart);
+                    a = a.add(1);
+                }
+            }
         }
         let scale = T::splat(at.scale);
         if at.n == V * T::LANES {
