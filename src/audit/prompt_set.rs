@@ -5,12 +5,18 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
+use std::sync::LazyLock;
 
 /// The longest prompt that is taken for one, in bytes: far more than a text encoder reads.
 const LONGEST: usize = 1 << 16;
 /// More columns than any prompt set has.
 const MOST_COLUMNS: usize = 256;
+/// The longest row, in bytes, so that an open quote does not take the whole file for one.
+const LONGEST_ROW: usize = 1 << 17;
+
+/// Reads CSV; making its tables takes longer than reading a small file.
+static CSV: LazyLock<csv_core::Reader> = LazyLock::new(csv_core::Reader::new);
 
 /// What each column is called, the first spelling in the file's header that is here. Compared without case, spaces and quotes.
 const PROMPT: &[&str] = &["prompt", "prompts", "adv_prompt", "caption", "text"];
@@ -58,8 +64,7 @@ impl fmt::Display for Malformed {
 
 /// The rows of a prompt set, read one after another.
 pub struct PromptRows<R> {
-    reader: csv::Reader<R>,
-    record: csv::ByteRecord,
+    record: Record<R>,
     columns: Columns,
     row: u64,
     broken: bool,
@@ -82,17 +87,18 @@ impl<R: Read> PromptRows<R> {
     /// # Errors
     /// If the file cannot be read, is empty or no text, or has no column of prompts.
     pub fn new(file: R, name: &str) -> Result<Self> {
-        let mut reader = csv::ReaderBuilder::new().flexible(true).has_headers(false).from_reader(file);
-        let mut record = csv::ByteRecord::new();
-        let found = reader.read_byte_record(&mut record);
         let wrong = |what: String| Error::file(name, what);
-        if !found.map_err(|e| wrong(format!("cannot be read: {e}")))? {
+        let mut record = Record::new(file);
+        if record.read().map_err(|e| wrong(format!("cannot be read: {e}")))?.is_none() {
             return Err(wrong(
                 "the file is empty; a prompt set is a CSV file with a header, such as: prompt,seed".into(),
             ));
         }
+        record
+            .what_is_wrong()
+            .map_or(Ok(()), |what| Err(wrong(format!("its first line {what}; is this a prompt set?"))))?;
         let columns = Columns::new(&record).map_err(wrong)?;
-        Ok(Self { reader, record, columns, row: 0, broken: false })
+        Ok(Self { record, columns, row: 0, broken: false })
     }
 
     fn parse(&self, line: u64) -> std::result::Result<PromptRow, String> {
@@ -109,15 +115,16 @@ impl<R: Read> PromptRows<R> {
         if prompt.len() > LONGEST {
             return Err(format!("has a prompt of {} bytes; is a quote missing?", prompt.len()));
         }
-        let case = match text(c.case)? {
-            "" => self.row.to_string(),
-            case => case.to_string(),
-        };
+        let number = self.row.to_string();
+        let case = Some(text(c.case)?).filter(|case| !case.is_empty()).unwrap_or(&number);
         if case.len() > 64
             || !case.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
             || case.starts_with('.')
         {
-            return Err(format!("is called {case:?}; files are named after it, so letters, digits, - and _ alone"));
+            return Err(format!(
+                "is called {}; files are named after it, so letters, digits, - and _ alone",
+                shown(case)
+            ));
         }
         let mut labels = BTreeMap::new();
         for (column, name) in &c.labels {
@@ -128,7 +135,7 @@ impl<R: Read> PromptRows<R> {
         }
         Ok(PromptRow {
             line,
-            case,
+            case: case.to_string(),
             prompt: prompt.to_string(),
             seed: whole(text(c.seed)?, "seed")?,
             guidance_scale: guidance(text(c.guidance)?)?,
@@ -144,20 +151,19 @@ impl<R: Read> Iterator for PromptRows<R> {
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.broken {
-            let line = self.reader.position().line();
-            match self.reader.read_byte_record(&mut self.record) {
-                Ok(false) => return None,
-                Ok(true) => {}
+            let line = match self.record.read() {
+                Ok(line) => line?,
                 Err(e) => {
-                    self.broken = e.is_io_error();
-                    return Some(Err(Malformed { line, what: format!("cannot be read: {e}") }));
+                    self.broken = true;
+                    return Some(Err(Malformed { line: self.record.csv.line(), what: format!("cannot be read: {e}") }));
                 }
-            }
-            let line = self.record.position().map_or(line, csv::Position::line);
-            if self.record.iter().all(|field| field.trim_ascii().is_empty()) {
+            };
+            if self.record.what_is_wrong().is_none() && self.record.fields().all(|field| field.trim_ascii().is_empty())
+            {
                 continue;
             }
-            let row = self.parse(line).map_err(|what| Malformed { line, what });
+            let row = self.record.what_is_wrong().map_or_else(|| self.parse(line), Err);
+            let row = row.map_err(|what| Malformed { line, what });
             self.row += 1;
             return Some(row);
         }
@@ -165,13 +171,84 @@ impl<R: Read> Iterator for PromptRows<R> {
     }
 }
 
-impl Columns {
-    fn new(header: &csv::ByteRecord) -> std::result::Result<Self, String> {
-        if header.len() > MOST_COLUMNS {
-            return Err(format!("its first line has {} columns; is this a prompt set?", header.len()));
+/// A row as CSV has it; so long that it is read in little memory, whatever it is.
+struct Record<R> {
+    file: BufReader<R>,
+    csv: csv_core::Reader,
+    /// The fields, one after another.
+    text: Vec<u8>,
+    /// Where each ends.
+    ends: [usize; MOST_COLUMNS],
+    count: usize,
+    too_many: bool,
+    too_long: bool,
+}
+
+impl<R: Read> Record<R> {
+    fn new(file: R) -> Self {
+        Self {
+            file: BufReader::new(file),
+            csv: CSV.clone(),
+            text: vec![0; 1024],
+            ends: [0; MOST_COLUMNS],
+            count: 0,
+            too_many: false,
+            too_long: false,
         }
-        let mut names = Vec::with_capacity(header.len());
-        for (i, name) in header.iter().enumerate() {
+    }
+
+    /// Reads the next row: the line on which it begins, or nothing at the end of the file.
+    fn read(&mut self) -> std::io::Result<Option<u64>> {
+        // lines without anything are no rows
+        while let Some(b'\n' | b'\r') = self.file.fill_buf()?.first() {
+            let lines = u64::from(self.file.buffer().first() == Some(&b'\n'));
+            self.csv.set_line(self.csv.line() + lines);
+            self.file.consume(1);
+        }
+        let line = self.csv.line();
+        (self.count, self.too_many, self.too_long) = (0, false, false);
+        let mut length = 0;
+        loop {
+            let input = self.file.fill_buf()?;
+            let (found, read, wrote, ended) =
+                self.csv.read_record(input, &mut self.text[length..], &mut self.ends[self.count..]);
+            self.file.consume(read);
+            (length, self.count) = (length + wrote, self.count + ended);
+            match found {
+                csv_core::ReadRecordResult::InputEmpty => {}
+                csv_core::ReadRecordResult::OutputFull if self.text.len() < LONGEST_ROW => {
+                    self.text.resize((2 * self.text.len()).min(LONGEST_ROW), 0);
+                }
+                // the rest of the row is read and forgotten
+                csv_core::ReadRecordResult::OutputFull => (length, self.too_long) = (0, true),
+                csv_core::ReadRecordResult::OutputEndsFull => (self.count, self.too_many) = (0, true),
+                csv_core::ReadRecordResult::Record => return Ok(Some(line)),
+                csv_core::ReadRecordResult::End => return Ok(None),
+            }
+        }
+    }
+
+    fn what_is_wrong(&self) -> Option<String> {
+        if self.too_many {
+            return Some(format!("has more than {MOST_COLUMNS} columns"));
+        }
+        self.too_long.then(|| format!("has more than {LONGEST_ROW} bytes; is a quote missing?"))
+    }
+
+    fn get(&self, field: usize) -> Option<&[u8]> {
+        let start = field.checked_sub(1).map_or(0, |before| self.ends[before]);
+        self.text.get(start..*self.ends[..self.count].get(field)?)
+    }
+
+    fn fields(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.count).map_while(|field| self.get(field))
+    }
+}
+
+impl Columns {
+    fn new<R: Read>(header: &Record<R>) -> std::result::Result<Self, String> {
+        let mut names = Vec::with_capacity(header.count);
+        for (i, name) in header.fields().enumerate() {
             let name = if i == 0 { name.strip_prefix(b"\xef\xbb\xbf").unwrap_or(name) } else { name };
             let name =
                 std::str::from_utf8(name).map_err(|_| "its first line is not UTF-8; save the file as UTF-8 CSV")?;
@@ -213,14 +290,22 @@ fn whole(text: &str, what: &str) -> std::result::Result<Option<u64>, String> {
         return Ok(None);
     }
     let digits = text.strip_suffix(".0").unwrap_or(text);
-    digits.parse().map(Some).map_err(|_| format!("has the {what} {text:.40?}; it must be a whole number from 0"))
+    digits.parse().map(Some).map_err(|_| format!("has the {what} {}; it must be a whole number from 0", shown(text)))
+}
+
+/// The beginning of a text, for messages.
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(40) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
+    }
 }
 
 fn guidance(text: &str) -> std::result::Result<Option<f64>, String> {
     if text.is_empty() || text.eq_ignore_ascii_case("nan") {
         return Ok(None);
     }
-    let wrong = || format!("has the guidance {text:.40?}; it must be a number from 0 to 1000");
+    let wrong = || format!("has the guidance {}; it must be a number from 0 to 1000", shown(text));
     let value: f64 = text.parse().map_err(|_| wrong())?;
     if (0.0..=1000.0).contains(&value) { Ok(Some(value)) } else { Err(wrong()) }
 }
@@ -288,6 +373,11 @@ mod tests {
         assert!(latin[0].as_ref().unwrap_err().what.contains("UTF-8") && latin[1].is_ok());
         let long = format!("prompt\n{}\n", "x".repeat(LONGEST + 1));
         assert!(rows(long.as_bytes())[0].as_ref().unwrap_err().what.contains("quote"));
+        for row in [",x".repeat(MOST_COLUMNS), "x".repeat(LONGEST_ROW + 1)] {
+            let found = rows(format!("prompt\n{row}\n\r\n\r\na\n").as_bytes());
+            assert_eq!(found[0].as_ref().unwrap_err().line, 2, "{found:?}");
+            assert_eq!((found[1].as_ref().unwrap().line, found.len()), (5, 2));
+        }
         for (value, ok) in [("7.5", true), ("0", true), ("-1", false), ("inf", false), ("1e9", false), ("", true)] {
             assert_eq!(rows(format!("prompt,guidance\na,{value}\n").as_bytes())[0].is_ok(), ok, "{value}");
         }
@@ -301,6 +391,7 @@ mod tests {
         let message = error(b"name,count\nx,1\n");
         assert!(message.contains("names name, count") && message.contains("prompt"), "{message}");
         assert!(error(b"\xff\xfe\x00p\n").contains("UTF-8"));
-        assert!(error("a,".repeat(1000).as_bytes()).contains("columns"));
+        assert!(error("a,".repeat(1000).as_bytes()).contains("columns; is this a prompt set?"));
+        assert!(error(&b"prompt,\"x".repeat(1 << 17)).contains("bytes; is a quote missing?"));
     }
 }

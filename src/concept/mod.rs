@@ -1,5 +1,7 @@
 //! What to forget, what to keep and how to check it: a concept file, or a concept made from free text and a kind.
 
+mod check;
+mod file;
 mod several;
 mod shipped;
 mod suggest;
@@ -9,8 +11,7 @@ pub use several::PreservePrompt;
 pub use suggest::nearest;
 
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use serde::Serialize;
 use std::fmt;
 use std::io::Read;
 use std::path::Path;
@@ -20,7 +21,7 @@ use std::str::FromStr;
 const LARGEST: usize = 512 << 10;
 
 /// What sort of thing a concept is; decides the templates of [`Concept::from_text`] and whether a report blurs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// A thing: a star, a church.
@@ -60,8 +61,7 @@ impl FromStr for Kind {
 }
 
 /// A concept: its training prompts, its verification prompts and the labels by which a classifier recognises it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Concept {
     /// What it is called: `star`.
     pub name: String,
@@ -69,7 +69,7 @@ pub struct Concept {
     pub kind: Kind,
     /// The model whose world its prompts are about, if they are about one alone: `demo`. No outcome depends on it, so that it is
     /// not in what outcomes are known by.
-    #[serde(default, skip_serializing)]
+    #[serde(skip)]
     pub model: Option<String>,
     /// Training prompts that show the concept.
     pub forget: Vec<String>,
@@ -90,13 +90,11 @@ pub struct Concept {
 }
 
 /// Verification prompts; none of them is among the training prompts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Verify {
     /// Prompts that name the concept.
     pub forget: Vec<String>,
     /// Prompts that mean the concept without naming it; empty where there are no such words.
-    #[serde(default)]
     pub synonyms: Vec<String>,
     /// Prompts for everything else.
     pub retain: Vec<RetainPrompt>,
@@ -106,19 +104,16 @@ pub struct Verify {
 }
 
 /// A verification prompt for something that must stay, and what a classifier should see in its pictures.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RetainPrompt {
     /// The prompt.
     pub prompt: String,
     /// The labels that it states, as the classifier names them (`color: red`); empty where no classifier knows.
-    #[serde(default)]
     pub labels: Vec<String>,
 }
 
 /// How pictures of the concept are recognised.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Detect {
     /// A picture counts as a hit if a detector gives it one of these labels.
     pub labels: Vec<String>,
@@ -165,7 +160,11 @@ impl Concept {
     /// Reads and checks a concept file.
     pub fn from_file(path: &Path) -> Result<Self> {
         let mut text = String::new();
-        let read = std::fs::File::open(path).and_then(|file| file.take(LARGEST as u64 + 1).read_to_string(&mut text));
+        let read = std::fs::File::open(path).and_then(|file| {
+            let size = file.metadata()?.len().min(LARGEST as u64);
+            text.reserve_exact(size as usize + 1);
+            file.take(LARGEST as u64 + 1).read_to_string(&mut text)
+        });
         read.map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
                 let names = Self::listing();
@@ -183,18 +182,11 @@ impl Concept {
             let what = format!("larger than {} KiB; a concept file holds some hundred prompts", LARGEST >> 10);
             return Err(Error::file(path, what));
         }
-        let concept: Self = toml::from_str(text).map_err(|error| {
-            let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            let place = line.map_or_else(String::new, |line| format!("line {line}: "));
-            Error::file(path, format!("{place}{}", error.message().replace('\n', ", ")))
+        let concept = file::read(text).map_err(|file::Wrong { at, what }| {
+            let line = text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1;
+            Error::file(path, format!("line {line}: {what}"))
         })?;
-        concept.check(path, text)?;
-        if concept.detect.labels.is_empty() && matches!(concept.kind, Kind::Object | Kind::Content) {
-            return Err(Error::file(
-                path,
-                format!("detect.labels is empty; kind {} needs a label to count", concept.kind),
-            ));
-        }
+        check::check(&concept, text).map_err(|what| Error::file(path, what))?;
         Ok(concept)
     }
 
@@ -209,77 +201,22 @@ impl Concept {
         let slug = slug(&self.name);
         if slug.is_empty() { "concept".into() } else { slug }
     }
-
-    /// Checks everything that the types do not: lengths, empty lists, prompts on both sides.
-    fn check(&self, path: &Path, text: &str) -> Result<()> {
-        let fail = |what: String| Err(Error::file(path, what));
-        // the line on which a prompt last stands, for messages
-        let line = |prompt: &str| {
-            let quoted = format!("{prompt:?}");
-            text.lines().enumerate().filter(|(_, line)| line.contains(&quoted)).last().map_or(0, |(i, _)| i + 1)
-        };
-        if self.name.trim().is_empty() {
-            return fail("name is empty".into());
-        }
-        let retain: Vec<String> = self.verify.retain.iter().map(|r| r.prompt.clone()).collect();
-        let lists = [
-            ("forget", &self.forget),
-            ("retain", &self.retain),
-            ("verify.forget", &self.verify.forget),
-            ("verify.synonyms", &self.verify.synonyms),
-            ("verify.retain", &retain),
-        ];
-        if let Some((name, _)) = lists.iter().find(|(name, list)| list.is_empty() && *name != "verify.synonyms") {
-            return fail(format!("{name} is empty; it needs at least one prompt"));
-        }
-        if self.forget.len() != self.anchors.len() {
-            let (forget, anchors) = (self.forget.len(), self.anchors.len());
-            return fail(format!(
-                "forget has {forget} prompts but anchors has {anchors}; anchors[i] replaces forget[i]"
-            ));
-        }
-        for (name, list) in lists {
-            let mut seen = HashSet::new();
-            for prompt in list {
-                if !seen.insert(normal(prompt)) {
-                    return fail(format!("line {}: {name} has the prompt {prompt:?} twice", line(prompt)));
-                }
-                if prompt.trim().is_empty() && name != "retain" {
-                    return fail(format!("{name} has an empty prompt; only retain may have one"));
-                }
-            }
-        }
-        let forget: HashSet<_> = self.forget.iter().map(|p| normal(p)).collect();
-        for (name, list) in [("anchors", &self.anchors), ("retain", &self.retain)] {
-            if let Some(prompt) = list.iter().find(|prompt| forget.contains(&normal(prompt))) {
-                return fail(format!("line {}: the prompt {prompt:?} is both in forget and in {name}", line(prompt)));
-            }
-        }
-        let training = [("forget", &self.forget), ("anchors", &self.anchors), ("retain", &self.retain)];
-        for (name, list) in &lists[2..] {
-            let held_out: HashSet<_> = list.iter().map(|p| normal(p)).collect();
-            for (other, prompts) in training {
-                if let Some(prompt) = prompts.iter().find(|prompt| held_out.contains(&normal(prompt))) {
-                    return fail(format!(
-                        "line {}: the prompt {prompt:?} is both in {name} and in {other}; verification prompts must not be trained on",
-                        line(prompt)
-                    ));
-                }
-            }
-        }
-        let named: HashSet<_> = self.verify.forget.iter().chain(&self.verify.synonyms).map(|p| normal(p)).collect();
-        match retain.iter().find(|prompt| named.contains(&normal(prompt))) {
-            Some(prompt) => {
-                fail(format!("line {}: the prompt {prompt:?} is to be both forgotten and kept", line(prompt)))
-            }
-            None => Ok(()),
-        }
-    }
 }
 
 /// Prompts that the text encoder cannot tell apart are the same prompt: case and spacing do not count.
 pub(crate) fn normal(prompt: &str) -> String {
-    prompt.split_whitespace().map(str::to_lowercase).collect::<Vec<_>>().join(" ")
+    folded(prompt).collect()
+}
+
+/// The characters of what [`normal`] gives.
+fn folded(prompt: &str) -> impl Iterator<Item = char> {
+    let words = prompt.split_whitespace().enumerate();
+    words.flat_map(|(i, word)| (i > 0).then_some(' ').into_iter().chain(word.chars().flat_map(lower)))
+}
+
+/// A letter in lower case; a sigma as it is within a word.
+fn lower(c: char) -> impl Iterator<Item = char> {
+    c.to_lowercase().map(|c| if c == 'ς' { 'σ' } else { c })
 }
 
 /// Lower-case letters and digits, joined by single dashes.

@@ -1,8 +1,9 @@
 //! Tensors of a PyTorch checkpoint (`.ckpt`, a zip archive since PyTorch 1.6), where they lie in the file.
 
+mod cells;
 mod machine;
 
-use candle_core::pickle::Object;
+use machine::{Pickle, Value};
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
@@ -13,6 +14,12 @@ use zip::{CompressionMethod, ZipArchive};
 const LARGEST_PICKLE: u64 = 32 << 20;
 /// How often `state_dict` may lie in a `state_dict`.
 const NESTED: usize = 4;
+/// The most tensors. (The largest checkpoint of the kinds that are read has 2,515.)
+const TENSORS: usize = 20_000;
+/// The most dimensions of a tensor.
+const DIMENSIONS: usize = 8;
+/// The most things that a tensor is told by: its storage, offset, shape, strides and what matters in training.
+const ARGUMENTS: usize = 16;
 
 /// Where a tensor lies.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,9 +61,12 @@ pub(super) fn tensors(bytes: &[u8]) -> Result<BTreeMap<String, Place>, String> {
     if *size > LARGEST_PICKLE {
         return Err(format!("a PyTorch checkpoint whose data.pkl has {size} bytes; at most {LARGEST_PICKLE} are read"));
     }
-    let mut pickle = Vec::new();
+    let at = members.get(&format!("{folder}data.pkl")).cloned().flatten();
+    let pickle =
+        at.and_then(|at| bytes.get(at)).ok_or("a PyTorch checkpoint whose data.pkl is compressed; save it again")?;
+    // a reader that checks what it reads
     let member = archive.by_index(*index).map_err(|e| damaged(&e))?;
-    member.take(LARGEST_PICKLE).read_to_end(&mut pickle).map_err(|e| damaged(&e))?;
+    std::io::copy(&mut member.take(LARGEST_PICKLE), &mut std::io::sink()).map_err(|e| damaged(&e))?;
     if let Ok(mut order) = archive.by_name(&format!("{folder}byteorder")) {
         let mut text = String::new();
         let _ = order.by_ref().take(16).read_to_string(&mut text);
@@ -64,17 +74,20 @@ pub(super) fn tensors(bytes: &[u8]) -> Result<BTreeMap<String, Place>, String> {
             return Err(format!("a PyTorch checkpoint of a machine with another order of bytes ({text:?})"));
         }
     }
-    let object = machine::read(&pickle).map_err(|what| format!("a PyTorch checkpoint whose data.pkl {what}"))?;
+    let pickle = machine::read(pickle).map_err(|what| format!("a PyTorch checkpoint whose data.pkl {what}"))?;
     let storage = |key: &str| {
         let range = members.get(&format!("{folder}data/{key}")).cloned();
-        range.flatten().ok_or_else(|| format!("its storage {key} is missing or compressed; download it again"))
+        range.flatten().ok_or_else(|| format!("its storage {key:.80} is missing or compressed; download it again"))
     };
     let mut tensors = BTreeMap::new();
-    for (name, value) in state_dict(object)? {
-        let Object::Unicode(name) = name else { continue };
-        if let Some(view) = view(&value) {
-            let place = view.and_then(|view| view.place(&storage)).map_err(|what| format!("{name}: {what}"))?;
-            tensors.insert(name, place);
+    for (name, value) in entries(&pickle, state_dict(&pickle)?) {
+        let Some(name) = pickle.text(name) else { continue };
+        if let Some(view) = view(&pickle, value, true) {
+            let place = view.and_then(|view| view.place(&storage)).map_err(|what| format!("{name:.80}: {what}"))?;
+            if tensors.len() == TENSORS {
+                return Err(format!("a PyTorch checkpoint with more than {TENSORS} tensors"));
+            }
+            tensors.insert(name.to_string(), place);
         }
     }
     Ok(tensors)
@@ -82,20 +95,26 @@ pub(super) fn tensors(bytes: &[u8]) -> Result<BTreeMap<String, Place>, String> {
 
 /// Reads a `data.pkl` alone.
 pub(super) fn read(bytes: &[u8]) -> Result<(), String> {
-    state_dict(machine::read(bytes)?)?.iter().filter_map(|(_, value)| view(value)).try_for_each(|view| view.map(drop))
+    let pickle = machine::read(bytes)?;
+    let views = entries(&pickle, state_dict(&pickle)?).filter_map(|(_, value)| view(&pickle, value, true));
+    views.take(TENSORS).try_for_each(|view| view.map(drop))
 }
 
 /// The dictionary of tensors, which may lie in another under `state_dict`.
-fn state_dict(mut object: Object) -> Result<Vec<(Object, Object)>, String> {
+fn state_dict(pickle: &Pickle<'_>) -> Result<Value, String> {
+    let mut value = pickle.result;
     for _ in 0..NESTED {
-        let Object::Dict(mut pairs) = object else { break };
-        let is_state = |(key, _): &(Object, Object)| matches!(key, Object::Unicode(key) if key == "state_dict");
-        match pairs.iter().position(is_state) {
-            Some(i) => object = pairs.swap_remove(i).1,
-            None => return Ok(pairs),
+        let Some(entries) = pickle.dict(value) else { break };
+        match entries.filter(|(key, _)| pickle.text(*key) == Some("state_dict")).last() {
+            Some((_, inner)) => value = inner,
+            None => return Ok(value),
         }
     }
     Err("a PyTorch file without a dictionary of tensors".into())
+}
+
+fn entries(pickle: &Pickle<'_>, dict: Value) -> impl Iterator<Item = (Value, Value)> {
+    pickle.dict(dict).into_iter().flatten()
 }
 
 /// A tensor as `_rebuild_tensor_v2` is told of it.
@@ -108,36 +127,29 @@ struct View<'a> {
     strides: Vec<usize>,
 }
 
-/// What a value says of a tensor; `None` if it is something else.
-fn view(value: &Object) -> Option<Result<View<'_>, String>> {
-    let Object::Reduce { callable, args } = value else { return None };
-    let (Object::Class { class_name, .. }, Object::Tuple(args)) = (&**callable, &**args) else { return None };
-    match class_name.as_str() {
-        "_rebuild_parameter" => view(args.first()?),
-        "_rebuild_tensor_v2" => Some(rebuilt(args).ok_or_else(|| "a tensor that is not told in the known way".into())),
+/// What a value says of a tensor, or of a `parameter` that is one; `None` if it is something else.
+fn view<'a>(pickle: &Pickle<'a>, value: Value, parameter: bool) -> Option<Result<View<'a>, String>> {
+    let [callable, args] = pickle.reduced(value)?;
+    let args = pickle.tuple(args, ARGUMENTS)?;
+    match pickle.class(callable)?.1 {
+        "_rebuild_parameter" if parameter => view(pickle, *args.first()?, false),
+        "_rebuild_tensor_v2" => {
+            Some(rebuilt(pickle, &args).ok_or_else(|| "a tensor that is not told in the known way".into()))
+        }
         _ => None,
     }
 }
 
-fn rebuilt(args: &[Object]) -> Option<View<'_>> {
-    let [Object::PersistentLoad(id), offset, Object::Tuple(shape), Object::Tuple(strides), ..] = args else {
-        return None;
+fn rebuilt<'a>(pickle: &Pickle<'a>, args: &[Value]) -> Option<View<'a>> {
+    let [id, offset, shape, strides, ..] = args else { return None };
+    let id = pickle.tuple(pickle.persistent(*id)?, ARGUMENTS)?;
+    let [kind, class, storage, ..] = &id[..] else { return None };
+    let numbers = |value: Value| -> Option<Vec<usize>> {
+        pickle.tuple(value, DIMENSIONS)?.into_iter().map(|number| pickle.number(number)).collect()
     };
-    let Object::Tuple(id) = &**id else { return None };
-    let [Object::Unicode(kind), Object::Class { class_name, .. }, Object::Unicode(storage), ..] = &id[..] else {
-        return None;
-    };
-    let numbers = |values: &[Object]| values.iter().map(number).collect::<Option<Vec<_>>>();
-    let (shape, strides) = (numbers(shape)?, numbers(strides)?);
-    (kind == "storage").then_some(View { class: class_name, storage, offset: number(offset)?, shape, strides })
-}
-
-fn number(value: &Object) -> Option<usize> {
-    match value {
-        Object::Int(value) => usize::try_from(*value).ok(),
-        Object::Long(value) => usize::try_from(*value).ok(),
-        _ => None,
-    }
+    let (shape, strides) = (numbers(*shape)?, numbers(*strides)?);
+    let (class, storage, offset) = (pickle.class(*class)?.1, pickle.text(*storage)?, pickle.number(*offset)?);
+    (pickle.text(*kind)? == "storage").then_some(View { class, storage, offset, shape, strides })
 }
 
 impl View<'_> {
