@@ -24,6 +24,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool)
     let shape = kernel::Shape { batch, heads, s, t, d: width / heads, causal };
     let op = Attention {
         shape,
+        tracked: [q, k, v].into_iter().any(Tensor::track_op),
         lse: OnceLock::new(),
         #[cfg(feature = "cuda")]
         lse_there: OnceLock::new(),
@@ -64,6 +65,8 @@ fn reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> 
 /// are at [`kernel::backward`]).
 struct Attention {
     shape: kernel::Shape,
+    /// Whether there will be a backward pass.
+    tracked: bool,
     lse: OnceLock<Vec<f32>>,
     /// The same, on a GPU.
     #[cfg(feature = "cuda")]
@@ -96,10 +99,12 @@ impl CustomOp3 for Attention {
         lv: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (q, k, v) = (cpu(q, lq)?, cpu(k, lk)?, cpu(v, lv)?);
-        let mut lse = vec![0.0; self.shape.batch * self.shape.s * self.shape.heads];
+        let mut lse = self.tracked.then(|| unwritten(self.shape.batch * self.shape.s * self.shape.heads));
         let mut out = unwritten(q.len());
-        kernel::forward(&self.shape, q, k, v, &mut out, &mut lse);
-        let _ = self.lse.set(lse); // an op is applied once
+        kernel::forward(&self.shape, q, k, v, &mut out, lse.as_deref_mut());
+        if let Some(lse) = lse {
+            let _ = self.lse.set(lse); // an op is applied once
+        }
         Ok((CpuStorage::F32(out), lq.shape().clone()))
     }
 

@@ -1,6 +1,8 @@
 //! Feature maps to tokens and back, and a vector added to every pixel.
 
-use super::kernels::parallel::{chunks, unwritten};
+use super::kernels::gemm::transpose_onto;
+use super::kernels::matmul::View;
+use super::kernels::parallel::{SharedMut, chunks, tasks, unwritten};
 use super::kernels::storage::fused;
 use crate::Result;
 #[cfg(feature = "cuda")]
@@ -47,15 +49,13 @@ impl CustomOp1 for Swap {
         let src = &all[start..end];
         let mut dst = unwritten(src.len());
         const TILE: usize = 16;
-        chunks(&mut dst, (TILE * m).max(1), |chunk, dst| {
-            // a chunk is TILE rows of the result, counted over all samples; rows of one sample need not fill it
-            for (r, row) in dst.chunks_mut(m).enumerate() {
-                let (sample, column) = ((chunk * TILE + r) / n, (chunk * TILE + r) % n);
-                let src = &src[sample * m * n..];
-                for (i, value) in row.iter_mut().enumerate() {
-                    *value = src[i * n + column];
-                }
-            }
+        let (cuts, to) = (n.div_ceil(TILE), SharedMut::new(&mut dst));
+        tasks(b * cuts, |task| {
+            let (sample, first) = (task / cuts, task % cuts * TILE);
+            let (count, from) = (TILE.min(n - first), &src[sample * m * n + first..]);
+            let to = to.at((sample * n + first) * m, count * m);
+            // SAFETY: these rows of the result belong to this task alone; `at` checked the bounds.
+            unsafe { transpose_onto(View::new(from, n, 1), (m, count), to, m) };
         });
         Ok((CpuStorage::F32(dst), Shape::from((b, n, m))))
     }

@@ -27,21 +27,57 @@ fn unfold(g: &Geometry, sample: &[f32], columns: &mut [f32]) {
 /// The columns of some rows of a sample's maps: `(in k k, rows W')`.
 fn unfold_rows(g: &Geometry, sample: &[f32], rows: Range<usize>, columns: &mut [f32]) {
     let out_width = g.out_width();
+    let same = g.stride == 1 && out_width == g.width;
     for (row, columns) in columns.chunks_exact_mut(rows.len() * out_width).enumerate() {
         let (channel, ky, kx) = (row / (g.kernel * g.kernel), row / g.kernel % g.kernel, row % g.kernel);
         let map = &sample[channel * g.height * g.width..][..g.height * g.width];
+        if same {
+            shift(g, map, (ky, kx), rows.clone(), columns);
+            continue;
+        }
+        // of a line, the values that meet one within the map
+        let inside = g.padding.saturating_sub(kx).div_ceil(g.stride).min(out_width)
+            ..(g.width + g.padding).saturating_sub(kx).div_ceil(g.stride).min(out_width);
         for (oy, line) in rows.clone().zip(columns.chunks_exact_mut(out_width)) {
             let y = (oy * g.stride + ky).wrapping_sub(g.padding);
-            if y >= g.height {
+            if y >= g.height || inside.is_empty() {
                 line.fill(0.0);
                 continue;
             }
             let source = &map[y * g.width..][..g.width];
-            for (ox, value) in line.iter_mut().enumerate() {
-                let x = (ox * g.stride + kx).wrapping_sub(g.padding);
-                *value = source.get(x).copied().unwrap_or(0.0);
-            }
+            line[..inside.start].fill(0.0);
+            line[inside.end..].fill(0.0);
+            let values = source[inside.start * g.stride + kx - g.padding..].iter().step_by(g.stride);
+            line[inside.clone()].iter_mut().zip(values).for_each(|(to, value)| *to = *value);
         }
+    }
+}
+
+/// What tap `(ky, kx)` meets, where rows go out as wide as they come in: the map, moved as a whole, and zeros where it came from
+/// beyond an edge.
+fn shift(g: &Geometry, map: &[f32], (ky, kx): (usize, usize), rows: Range<usize>, to: &mut [f32]) {
+    let width = g.width;
+    let first = rows.start.max(g.padding.saturating_sub(ky));
+    let last = rows.end.min((g.height + g.padding).saturating_sub(ky)).max(first);
+    let inside = |y: usize| (y.clamp(rows.start, rows.end) - rows.start) * width;
+    let (before, after) = (inside(first), inside(last));
+    to[..before].fill(0.0);
+    to[after..].fill(0.0);
+    // a tap to the left starts with what lies before the row, a tap to the right ends with what lies after it
+    let (left, right) = (g.padding.saturating_sub(kx), kx.saturating_sub(g.padding));
+    let lines = &mut to[before..after];
+    if lines.is_empty() {
+        return;
+    }
+    if left.max(right) >= width {
+        return lines.fill(0.0);
+    }
+    let source = &map[(first + ky - g.padding) * width..];
+    let count = lines.len() - left - right;
+    lines[left..left + count].copy_from_slice(&source[right..right + count]);
+    for line in lines.chunks_exact_mut(width) {
+        line[..left].fill(0.0);
+        line[width - right..].fill(0.0);
     }
 }
 

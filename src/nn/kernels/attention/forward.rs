@@ -4,9 +4,10 @@
 //! one, `O^T = V^T P^T`, reads its right operand, and maxima and sums over keys run down vectors of queries.
 
 use super::{Shape, packed};
-use crate::nn::kernels::gemm::{Onto, Order, Panels, Tiles};
+use crate::nn::kernels::gemm::{Onto, Order, Panels, Tiles, transpose_onto};
 use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::math::exp;
+use crate::nn::kernels::matmul::View;
 use crate::nn::kernels::parallel::{SharedMut, grown, tasks};
 use crate::nn::kernels::simd::dispatched;
 use std::cell::RefCell;
@@ -36,10 +37,10 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// `out = softmax(scale q k^T) v` and the log-sum-exp of the scores, `(B, S, heads)`.
-pub fn forward(shape: &Shape, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], lse: &mut [f32]) {
+/// `out = softmax(scale q k^T) v` and, if asked for, the log-sum-exp of the scores, `(B, S, heads)`.
+pub fn forward(shape: &Shape, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], lse: Option<&mut [f32]>) {
     let blocks = shape.s.div_ceil(QUERIES);
-    let (out, lse) = (SharedMut::new(out), SharedMut::new(lse));
+    let (out, lse) = (SharedMut::new(out), lse.map(SharedMut::new));
     tasks(shape.batch * shape.heads * blocks, |task| {
         let head = (task / blocks / shape.heads, task / blocks % shape.heads);
         let first = task % blocks * QUERIES;
@@ -57,7 +58,7 @@ fn block(
     [q, k, v]: [&[f32]; 3],
     scratch: &mut Scratch,
     out: SharedMut,
-    lse: SharedMut,
+    lse: Option<SharedMut>,
 ) {
     let Shape { heads, s, t, d, .. } = *shape;
     let Scratch { query, key, value, scores, result, state } = scratch;
@@ -99,18 +100,22 @@ fn block(
             unsafe { p.times((0, n), value, result.as_mut_ptr(), order.width(), onto, 1.0) };
         }
     }
-    let [top, sum, _] = state;
+    let [top, sum, factor] = state;
+    factor.iter_mut().zip(&*sum).for_each(|(factor, sum)| *factor = 1.0 / sum);
+    for at in (0..queries.len()).step_by(panel) {
+        let n = panel.min(queries.len() - at);
+        let width = Order::new(1, n).width();
+        let result = &mut result[at * d..][..width * d];
+        scale_columns(&factor[at..at + width], result);
+        let place = (b * s + queries.start + at) * shape.width() + h * d;
+        let to = out.at(place, (n - 1) * shape.width() + d);
+        // SAFETY: this head of these rows belongs to this task alone; `at` checked the bounds.
+        unsafe { transpose_onto(View::new(&*result, width, 1), (d, n), to, shape.width()) };
+    }
+    let Some(lse) = lse else { return };
     for (i, (top, sum)) in top.iter().zip(sum).take(queries.len()).enumerate() {
-        let row = b * s + queries.start + i;
-        // SAFETY: this head of this row belongs to this task alone; the bounds are checked.
-        let (out, lse) = unsafe { (out.slice(row * shape.width() + h * d, d), lse.slice(row * heads + h, 1)) };
-        let at = i / panel * panel;
-        let width = Order::new(1, panel.min(queries.len() - at)).width();
-        let column = &result[at * d + i - at..];
-        let factor = 1.0 / *sum;
-        for (o, r) in out.iter_mut().zip(column.iter().step_by(width)) {
-            *o = r * factor;
-        }
+        // SAFETY: as above.
+        let lse = unsafe { lse.slice((b * s + queries.start + i) * heads + h, 1) };
         lse[0] = top + sum.ln();
     }
 }

@@ -200,34 +200,42 @@ impl<'a> Panels<'a> {
         self.check(from, n, onto);
         assert!(a.k == k && a.path == path, "the operands do not fit");
         for p in (0..k).step_by(depth(k)) {
-            let tiles = Left::Tiles(a.values[p * a.m..].as_ptr());
+            let left = match a.rows {
+                None => Left::Tiles(a.values[p * a.m..].as_ptr()),
+                Some(apart) => Left::Rows(a.values[p..].as_ptr(), apart),
+            };
             // SAFETY: the operands are as large as their sizes say; the caller vouches for `dst`.
-            unsafe { self.part(p, (a.m, from, n), tiles, dst, stride, onto, scale).run(path) };
+            unsafe { self.part(p, (a.m, from, n), left, dst, stride, onto, scale).run(path) };
         }
     }
 }
 
-/// A left operand, packed in tiles, part after part of the inner dimension.
+/// A left operand, packed in tiles, part after part of the inner dimension; or rows that are read where they lie.
 #[derive(Clone, Copy)]
 pub struct Tiles<'a> {
     path: Instructions,
     m: usize,
     k: usize,
     values: &'a [f32],
+    /// How far the rows are apart that are not packed.
+    rows: Option<usize>,
 }
 
 impl<'a> Tiles<'a> {
-    /// Packs `a`, `m x k`, into a buffer that grows as needed, on this thread.
-    pub fn pack(a: View<'_>, m: usize, k: usize, buffer: &'a mut Vec<f32>) -> Self {
+    /// Packs `a`, `m x k`, into a buffer that grows as needed, on this thread, if it has to be packed.
+    pub fn pack(a: View<'a>, m: usize, k: usize, buffer: &'a mut Vec<f32>) -> Self {
         assert!(a.has(m, k), "the left matrix is too small");
         let path = Instructions::used();
+        if let Some((values, apart)) = readable(path, a) {
+            return Self { path, m, k, values, rows: Some(apart) };
+        }
         let values = grown(buffer, m * k + SLACK).as_mut_ptr();
         for p in (0..k).step_by(depth(k)) {
             let depth = depth(k).min(k - p);
             // SAFETY: just checked; the buffer is as long as asked for, and parts are written in order.
             unsafe { tiles(path, a.from(0, p), (m, depth), values.add(p * m)) };
         }
-        Self { path, m, k, values: buffer }
+        Self { path, m, k, values: buffer, rows: None }
     }
 
     /// The same of an operand that lies in panels of [`Panels::columns`] columns, one after the other, each `m` rows of whole
@@ -247,7 +255,16 @@ impl<'a> Tiles<'a> {
                 unsafe { pack(path, panel.from(i, 0), (rows, count), values.add(i * k + at * rows), rows) };
             }
         }
-        Self { path, m, k, values: buffer }
+        Self { path, m, k, values: buffer, rows: None }
+    }
+}
+
+/// The elements of a left operand whose rows tiles can read where they lie, and how far these are apart.
+fn readable<'a>(path: Instructions, a: View<'a>) -> Option<(&'a [f32], usize)> {
+    match a.parts() {
+        // fourteen rows have more addresses than there are registers for
+        (Values::F32(values), apart, 1) if path != Instructions::Avx512 => Some((values, apart)),
+        _ => None,
     }
 }
 
@@ -255,10 +272,7 @@ impl<'a> Tiles<'a> {
 /// as needed.
 pub(super) fn left(path: Instructions, a: View<'_>, (m, k): (usize, usize), buffer: &mut Vec<f32>) -> Left {
     assert!(a.has(m, k), "the left matrix is too small");
-    // fourteen rows have more addresses than there are registers for
-    if let (Values::F32(values), apart, 1) = a.parts()
-        && path != Instructions::Avx512
-    {
+    if let Some((values, apart)) = readable(path, a) {
         return Left::Rows(values.as_ptr(), apart);
     }
     let to = grown(buffer, m * k + SLACK).as_mut_ptr();
