@@ -454,3 +454,117 @@ fn the_generators_give_exactly_the_shipped_files() {
         assert!(read(folder.path()) == read(&root), "prompts/{name}.toml is not what its generator writes");
     }
 }
+
+#[test]
+fn a_file_may_be_written_in_every_way_that_toml_has() {
+    let expected = Concept::parse(SMALL, Path::new("mine.toml")).unwrap();
+    let tables = SMALL.replace("retain = [{ prompt = \"the y\", labels = [\"shape: y\"] }]\n", "")
+        + "[[verify.retain]]\nprompt = 'the y'\nlabels = ['shape: y']\n";
+    let without = changed("[detect]\nlabels = [\"shape: x\"]\n", "");
+    let detect = |line: &str| format!("{line}\n{without}");
+    let ways = [
+        ("lines end as on Windows", SMALL.replace('\n', "\r\n")),
+        ("a byte order mark", format!("\u{feff}{SMALL}")),
+        ("comments", SMALL.replace('\n', " # a comment, [with] 'this'\n#\n")),
+        ("lists over lines", changed("[\"an x\", \"a big x\"]", "[ # two\n\t'an x'\n,\"a big x\",\n# done\n]")),
+        ("quoted keys", changed("kind = ", "'kind'=").replacen("forget = ", "\"for\\u0067et\" = ", 1)),
+        ("escapes", changed("\"an x\"", "\"a\\u006e\\U00000020\\x78\"")),
+        ("long strings", changed("\"an x\"", "\"\"\"\nan \\\n   x\"\"\"").replace("\"the x\"", "'''the x'''")),
+        ("a table in a line", detect("detect = { labels = ['shape: x'] }")),
+        ("a table over lines", detect("detect = { # on purpose\n labels = ['shape: x'],\n}")),
+        ("dotted keys", detect("detect . labels=['shape: x']")),
+        ("tables of prompts", tables.clone()),
+        ("tables in another order", {
+            let (front, back) = tables.split_at(tables.find("[verify]").unwrap());
+            let (verify, rest) = back.split_at(back.find("[detect]").unwrap());
+            let (detect, kept) = rest.split_at(rest.find("[[").unwrap());
+            format!("{front}{detect}{kept}{verify}")
+        }),
+    ];
+    for (way, text) in ways {
+        assert_ne!(text, SMALL, "{way}");
+        let read = Concept::parse(&text, Path::new("mine.toml"));
+        assert_eq!(read.unwrap_or_else(|e| panic!("{way}: {e}")), expected, "{way}");
+        assert!(text.parse::<toml::Table>().is_ok(), "{way}: another reader takes it too");
+    }
+}
+
+#[test]
+fn what_is_no_toml_or_says_a_thing_twice_is_refused_with_its_line() {
+    let cases = [
+        ("a name twice", changed("kind", "name = 'y'\nkind"), "line 2: duplicate key `name`"),
+        ("a table twice", format!("{SMALL}[detect]\n"), "line 12: duplicate key `detect`"),
+        (
+            "a table in two ways",
+            changed("[verify]", "verify.forget = ['z']\n[verify]"),
+            "line 7: duplicate key `verify`",
+        ),
+        ("prompts in two ways", format!("{SMALL}[[verify.retain]]\nprompt='z'\n"), "line 12: duplicate key `retain`"),
+        ("two on a line", changed("kind =", "'x' kind ="), "line 2: "),
+        ("no value", changed("\"object\"", ""), "line 2: "),
+        ("no equals sign", changed("kind = ", "kind "), "line 2: key with no value, expected `=`"),
+        ("no quotes", changed("\"object\"", "object"), "line 2: "),
+        ("a list without an end", changed("[\"shape: x\"]\n", "[\"shape: x\""), "line 11: unclosed array"),
+        ("no comma", changed("\"an x\", ", "\"an x\" "), "line 3: unclosed array, expected `,`, `]`"),
+        ("two commas", changed("\"an x\", ", "\"an x\",, "), "line 3: a value is missing"),
+        ("a header without an end", changed("[detect]", "[detect"), "line 10: unclosed table"),
+        ("half a header", changed("[detect]", "[[detect]"), "line 10: unclosed array table"),
+        ("a table for a list", changed("[detect]", "[[detect]]"), "line 10: invalid type: sequence, expected a table"),
+        ("a list for a table", changed("[detect]", "[verify.retain]"), "line 10: invalid type: map, expected a list"),
+        ("a number", changed("\"an x\"", "7"), "line 3: invalid type: integer, expected a string"),
+        ("a list in a list", changed("\"an x\"", "[]"), "line 3: invalid type: sequence, expected a string"),
+        (
+            "a text for a prompt",
+            changed("{ prompt = \"the y\"", "'the y', { prompt = \"z\""),
+            "line 9: invalid type: string",
+        ),
+        ("a prompt without words", changed("prompt = \"the y\", ", ""), "line 9: missing field `prompt`"),
+        ("a wrong escape", changed("\"an x\"", "\"\\q\""), "line 3: "),
+        ("a character that is none", changed("\"an x\"", "\"\u{1}\""), "line 3: "),
+        (
+            "a table where none is",
+            changed("[detect]", "[detector]"),
+            "line 10: unknown field `detector`, expected one of",
+        ),
+        ("half a line's end", changed("\n", "\r"), "line 1: "),
+    ];
+    for (case, text, expected) in cases {
+        let message = error(&text);
+        assert!(message.starts_with("mine.toml: ") && message.contains(expected), "{case}: {message}");
+        let broken = text.parse::<toml::Table>().is_err();
+        assert!(broken || message.contains("type") || message.contains("field"), "{case}: another reader takes it");
+    }
+    let many: String = (0..4100).map(|i| format!("'{i}',")).collect();
+    let message = error(&changed("retain = [\"a y\", \"\"]", &format!("retain = [{many}]")));
+    assert!(message.contains("line 5: more than 4096 prompts and labels"), "{message}");
+}
+
+#[test]
+fn shipped_files_are_what_another_reader_reads_in_them() {
+    for name in Concept::names() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("prompts/{name}.toml"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let concept = Concept::parse(&text, &path).unwrap();
+        let read: toml::Table = text.parse().unwrap();
+        let strings = |value: Option<&toml::Value>| -> Vec<String> {
+            let list = value.and_then(toml::Value::as_array).into_iter().flatten();
+            list.map(|text| text.as_str().unwrap().to_string()).collect()
+        };
+        let (verify, detect) = (&read["verify"], &read["detect"]);
+        assert_eq!(read["name"].as_str(), Some(concept.name.as_str()));
+        assert_eq!(read["kind"].as_str(), Some(concept.kind.to_string().as_str()));
+        assert_eq!(read.get("model").and_then(toml::Value::as_str), concept.model.as_deref());
+        assert_eq!(strings(read.get("forget")), concept.forget, "{name}");
+        assert_eq!(strings(read.get("anchors")), concept.anchors, "{name}");
+        assert_eq!(strings(read.get("retain")), concept.retain, "{name}");
+        assert_eq!(strings(verify.get("forget")), concept.verify.forget, "{name}");
+        assert_eq!(strings(verify.get("synonyms")), concept.verify.synonyms, "{name}");
+        assert_eq!(strings(detect.get("labels")), concept.detect.labels, "{name}");
+        let kept = verify["retain"].as_array().unwrap();
+        assert_eq!(kept.len(), concept.verify.retain.len());
+        for (read, kept) in kept.iter().zip(&concept.verify.retain) {
+            assert_eq!(read["prompt"].as_str(), Some(kept.prompt.as_str()));
+            assert_eq!(strings(read.get("labels")), kept.labels, "{name}");
+        }
+    }
+}

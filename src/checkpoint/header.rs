@@ -7,20 +7,27 @@ use std::fmt;
 
 /// The most tensors that a file may have. (The largest single-file checkpoint of the kinds that are read has 2,515.)
 const TENSORS: usize = 20_000;
+/// So many tensors may be in any file; beyond them a tensor needs [`BYTES`] of the file, as it costs memory too.
+const FEW: usize = 4_096;
+const BYTES: usize = 512;
 /// The most entries of `__metadata__`.
 const ENTRIES: usize = 4_096;
 /// The most dimensions of a tensor.
 const DIMENSIONS: usize = 8;
 
-/// Checks a header's JSON in memory that does not grow with it. What else may be wrong with it is left to the crate.
+/// Checks the JSON of the header of a file of `size` bytes, in memory that does not grow with it. What else may be wrong with it
+/// is left to the crate.
 ///
 /// # Errors
 /// In words: what no file of weights has.
-pub(super) fn check(json: &[u8]) -> Result<(), String> {
-    serde_json::Deserializer::from_slice(json).deserialize_map(Header).map_err(|e| e.to_string())
+pub(super) fn check(json: &[u8], size: usize) -> Result<(), String> {
+    let header = Header { most: TENSORS.min(FEW + size / BYTES) };
+    serde_json::Deserializer::from_slice(json).deserialize_map(header).map_err(|e| e.to_string())
 }
 
-struct Header;
+struct Header {
+    most: usize,
+}
 
 impl<'de> Visitor<'de> for Header {
     type Value = ();
@@ -37,8 +44,8 @@ impl<'de> Visitor<'de> for Header {
                 continue;
             }
             tensors += 1;
-            if tensors > TENSORS {
-                return Err(A::Error::custom(format!("more than {TENSORS} tensors")));
+            if tensors > self.most {
+                return Err(A::Error::custom(format!("more than {} tensors", self.most)));
             }
             map.next_value_seed(Tensor)?;
         }
@@ -184,8 +191,10 @@ mod tests {
             format!(r#"{{"__metadata__":{{"format":"pt","a":"\n{{"}},"x":{tensor}}}"#),
             many(TENSORS, &named),
         ] {
-            assert_eq!(check(good.as_bytes()), Ok(()));
+            assert_eq!(check(good.as_bytes(), usize::MAX), Ok(()));
         }
+        let many_in = |size| check(many(5_000, &named).as_bytes(), size);
+        assert!(many_in(463_000).is_ok() && many_in(462_000).is_err_and(|e| e.contains("more than 4998 tensors")));
         let texts = many(ENTRIES + 1, &|i| format!("\"{i}\":\"\""));
         for (bad, what) in [
             (many(TENSORS + 1, &named), "more than 20000 tensors"),
@@ -199,7 +208,7 @@ mod tests {
             ("{\"x\":".into(), "EOF"),
             (String::new(), "EOF"),
         ] {
-            let found = check(bad.as_bytes());
+            let found = check(bad.as_bytes(), usize::MAX);
             assert!(found.as_ref().is_err_and(|e| e.contains(what)), "{what}: {found:?}");
         }
     }

@@ -40,7 +40,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<SafeTensors<'_>, String> {
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap_or_default());
     // a header that is longer than the file, or than any may be, is the crate's to refuse
     if let Some(header) = usize::try_from(header).ok().and_then(|n| bytes[8..].get(..n)).filter(|h| h.len() <= HEADER) {
-        header::check(header).map_err(|e| format!("a broken safetensors header ({e}); download it again"))?;
+        header::check(header, bytes.len())
+            .map_err(|e| format!("a broken safetensors header ({e}); download it again"))?;
     }
     SafeTensors::deserialize(bytes).map_err(|e| explain(bytes, &e))
 }
@@ -50,8 +51,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<SafeTensors<'_>, String> {
 /// # Errors
 /// In words: what is wrong with it.
 pub fn read_header(bytes: &[u8]) -> Result<usize, String> {
-    let parsed = parse(bytes)?;
-    Ok(parsed.tensors().len())
+    Ok(parse(bytes)?.len())
 }
 
 /// What a file is that is certainly no safetensors file.

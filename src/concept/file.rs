@@ -2,7 +2,6 @@
 //! size; this takes what the concept itself takes: lists are counted before they are made, and texts measured.
 
 use super::{Concept, Detect, Kind, RetainPrompt, Verify};
-use std::str::FromStr;
 use toml_parser::decoder::StringBuilder;
 use toml_parser::lexer::{Lexer, Token, TokenKind};
 use toml_parser::{Expected, ParseError, Raw, Source};
@@ -520,9 +519,14 @@ fn put<T>(place: &mut Option<T>, value: T, field: &str, at: usize) -> Result<()>
 }
 
 fn kind(text: &str, at: usize) -> Result<Kind> {
-    let known = Kind::ALL.map(|kind| format!("`{kind}`")).join(", ");
-    let shown: String = text.chars().take(LONGEST_KEY).collect();
-    Kind::from_str(text).or_else(|_| wrong(at, format!("unknown variant `{shown}`, expected one of {known}")))
+    Kind::ALL.into_iter().find(|kind| kind.to_string() == text).map_or_else(
+        || {
+            let known = Kind::ALL.map(|kind| format!("`{kind}`")).join(", ");
+            let shown: String = text.chars().take(LONGEST_KEY).collect();
+            wrong(at, format!("unknown variant `{shown}`, expected one of {known}"))
+        },
+        Ok,
+    )
 }
 
 fn start(token: Token) -> usize {

@@ -3,12 +3,12 @@
 use super::clip::{ClipEye, ClipLook};
 use super::header::{Against, UsedDetector};
 use super::manifest::{Entry, Manifest};
+use super::pictures::picture;
+use crate::Result;
 use crate::audit::metrics::ssim;
 use crate::audit::{Detection, Detector, from_images};
-use crate::checkpoint::sha256_hex;
 use crate::nn::assuming_rows;
 use crate::progress::{Event, Progress, check_interrupted};
-use crate::{Error, Result};
 use image::RgbImage;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
@@ -17,7 +17,7 @@ use std::path::Path;
 /// Pictures by whose number a detector's layers choose how they compute, however many it is given.
 const LOOKED_AT: usize = 8;
 /// Pictures that are read and looked at together; so few that memory stays flat.
-const TOGETHER: usize = 32;
+pub const TOGETHER: usize = 32;
 
 /// What looks for labels.
 pub struct Counter {
@@ -123,7 +123,7 @@ pub fn judge(folder: &Path, manifest: &mut Manifest, judges: &Judges, progress: 
     };
     for batch in pending.chunk_by(alike).flat_map(|alike| alike.chunks(TOGETHER)) {
         check_interrupted()?;
-        let images = batch.par_iter().map(|entry| read_picture(folder, entry)).collect::<Result<Vec<_>>>()?;
+        let images = batch.par_iter().map(|entry| picture(folder, entry)).collect::<Result<Vec<_>>>()?;
         let prompts: Vec<&str> = batch.iter().map(|entry| entry.prompt.as_str()).collect();
         let Some(first) = batch.first() else { continue };
         let wanted = |key: &str| !first.labels.contains_key(key);
@@ -167,7 +167,7 @@ pub fn pair_up(folder: &Path, manifest: &mut Manifest, progress: &mut dyn Progre
     for pairs in pairs.chunks(TOGETHER) {
         check_interrupted()?;
         let similarity = |(entry, other): &(Entry, Entry)| -> Result<f64> {
-            ssim(&read_picture(folder, entry)?, &read_picture(folder, other)?)
+            ssim(&picture(folder, entry)?, &picture(folder, other)?)
         };
         let found = pairs.par_iter().map(similarity).collect::<Result<Vec<f64>>>()?;
         for ((entry, _), ssim) in pairs.iter().zip(found) {
@@ -188,18 +188,4 @@ fn latest(manifest: &Manifest) -> impl Iterator<Item = &Entry> {
 /// Whether SSIM knows two pictures of these sizes.
 fn comparable(a: &Entry, b: &Entry) -> bool {
     (a.width, a.height) == (b.width, b.height) && a.width.min(a.height) >= crate::audit::metrics::SMALLEST_FOR_SSIM
-}
-
-/// A picture of the audit, as it was written.
-fn read_picture(folder: &Path, entry: &Entry) -> Result<RgbImage> {
-    let Some(file) = &entry.file else {
-        return Err(Error::usage(format!("the picture {}_{} was not kept", entry.case, entry.sample)));
-    };
-    let path = folder.join(file);
-    let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
-    if sha256_hex(&bytes) != entry.sha256 {
-        return Err(Error::file(path, "is not what was written: its hash differs; run the same command again"));
-    }
-    let image = image::load_from_memory_with_format(&bytes, image::ImageFormat::Png);
-    image.map(|image| image.into_rgb8()).map_err(|e| Error::file(path, e))
 }

@@ -26,7 +26,7 @@ pub use header::{
     Against, Header, MetricsRecord, ModelRecord, PromptsRecord, SCHEMA as MANIFEST_SCHEMA, SettingsRecord, UsedClip,
     UsedDetector,
 };
-pub use judge::{Counter, Judgement, Judges, judge, pair_up};
+pub use judge::{Counter, Judgement, Judges, TOGETHER, judge, pair_up};
 pub use manifest::{Entry, Left, Manifest};
 pub use merge::{Shards, read_shards};
 pub use numbers::{ModelNumbers, PAIRED_DEFINITION, PairedLabel};

@@ -6,10 +6,10 @@ use super::summary::find_label;
 use crate::audit::counting_rules::EXPLICIT;
 use crate::audit::detectors::SAFETY_CHECKER_LABEL;
 use crate::audit::html::gallery::{Found, Gallery, GalleryLabel, GalleryPicture, REPORT_SIZE};
+use crate::checkpoint::sha256_hex;
 use crate::{Error, Result};
-use image::{ImageFormat, ImageReader, RgbImage};
+use image::{ImageFormat, RgbImage};
 use std::collections::{HashMap, HashSet};
-use std::io::BufReader;
 use std::path::Path;
 
 /// Words in labels of pictures that not everybody wants to see unasked.
@@ -136,16 +136,18 @@ pub fn gallery<'a>(header: &'a Header, entries: &'a [Entry], report: &ReportSett
 /// Reads a picture of an audit.
 ///
 /// # Errors
-/// If its file is not there or holds no picture.
+/// If it was not kept, its file is not there or is no longer what was written.
 pub fn picture(folder: &Path, entry: &Entry) -> Result<RgbImage> {
-    let file = entry.file.as_deref().ok_or_else(|| Error::usage("a picture that was not kept cannot be read"))?;
-    let path = folder.join(file);
-    let bytes = std::fs::File::open(&path).map_err(Error::io(&path))?;
-    let read = ImageReader::with_format(BufReader::new(bytes), ImageFormat::Png).decode();
-    let what = |error| {
-        Error::file(&path, format!("cannot be read as a picture: {error}; delete it and run the same command again"))
+    let Some(file) = &entry.file else {
+        return Err(Error::usage(format!("the picture {}_{} was not kept", entry.case, entry.sample)));
     };
-    Ok(read.map_err(what)?.into_rgb8())
+    let path = folder.join(file);
+    let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+    if sha256_hex(&bytes) != entry.sha256 {
+        return Err(Error::file(path, "is not what was written: its hash differs; run the same command again"));
+    }
+    let image = image::load_from_memory_with_format(&bytes, ImageFormat::Png);
+    image.map(|image| image.into_rgb8()).map_err(|e| Error::file(path, e))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use super::clip::{ClipEye, from_hex, to_hex};
 use super::header::{Against, UsedClip};
+use super::judge::TOGETHER;
 use crate::checkpoint::{sha256_file, sha256_hex, write_file_atomic};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::{Error, Result};
@@ -11,8 +12,6 @@ use std::path::{Path, PathBuf};
 
 /// The file in the audit's folder.
 pub const REFERENCE: &str = "reference.jsonl";
-/// Pictures that are looked at together.
-const TOGETHER: usize = 32;
 /// What is read.
 const ENDINGS: [&str; 3] = ["png", "jpg", "jpeg"];
 

@@ -79,7 +79,7 @@ pub(super) fn weights(
         Some(packed) => Cow::Owned(unpack_text(packed, old, TEXT_LIMIT).map_err(|what| unfit(&what))?),
         None => Cow::Borrowed(old),
     };
-    header::check(&header).map_err(|what| unfit(&format!("has a broken header ({what})")))?;
+    header::check(&header, usize::MAX).map_err(|what| unfit(&format!("has a broken header ({what})")))?;
     let target: Metadata = serde_json::from_slice(&header).map_err(|e| unfit(&format!("has a broken header ({e})")))?;
     let names = target.offset_keys();
     let pieces = pieces(patch, path, &parsed, &target, &names)?;

@@ -11,8 +11,8 @@ use super::output::Display;
 use super::stopwatch::Stopwatch;
 use crate::audit::html::{self, CompareReport};
 use crate::audit::run::{
-    Counter, Frame, Judgement, Judges, PAIRED_DEFINITION, PairedLabel, PromptSet, Selection, UsedDetector, Wanted,
-    draw, rates,
+    Counter, Frame, Judgement, Judges, PAIRED_DEFINITION, PairedLabel, PromptSet, Selection, TOGETHER, UsedDetector,
+    Wanted, draw, rates,
 };
 use crate::audit::{
     DRIFT_DEFINITION, Drawn, Grid, GridRow, Infotext, Labels, Move, averaged_down, by_prompt, encode_png, mean,
@@ -261,13 +261,10 @@ fn side(
     Ok(Side { name, sha256: loaded.base_sha256, sampler: sampling.sampler, images, found: Vec::new() })
 }
 
-/// Pictures that are looked at together.
-const LOOKED_AT: usize = 32;
-
 /// What every detector finds in the pictures, those of one size together.
 fn look(judges: &Judges, asked: &[Asked], images: &[RgbImage]) -> Result<Vec<Judgement>> {
     let mut found = Vec::with_capacity(images.len());
-    for images in images.chunk_by(|a, b| a.dimensions() == b.dimensions()).flat_map(|alike| alike.chunks(LOOKED_AT)) {
+    for images in images.chunk_by(|a, b| a.dimensions() == b.dimensions()).flat_map(|alike| alike.chunks(TOGETHER)) {
         check_interrupted()?;
         let prompts: Vec<&str> = asked.iter().skip(found.len()).take(images.len()).map(|a| a.prompt.as_str()).collect();
         found.extend(judges.look(images, &prompts, &|_| true, false)?);
