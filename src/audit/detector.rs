@@ -26,8 +26,7 @@ pub struct Findings {
     pub scores: Vec<Detection>,
 }
 
-/// Names what it sees in pictures: by [`Detector::detect`] or, if it has scores, by [`Detector::findings`]. Each is made of the
-/// other, so that one of them must be given.
+/// Names what it sees in pictures.
 pub trait Detector {
     /// A name for reports.
     fn name(&self) -> &str;
@@ -36,9 +35,7 @@ pub trait Detector {
     /// Every label that it knows.
     fn labels(&self) -> &[String];
     /// For each picture of `(B, 3, H, W)` in -1 to 1, the labels that apply.
-    fn detect(&self, pixels: &Tensor) -> Result<Vec<Vec<String>>> {
-        Ok(self.findings(pixels)?.into_iter().map(|found| found.labels).collect())
-    }
+    fn detect(&self, pixels: &Tensor) -> Result<Vec<Vec<String>>>;
 
     /// By which rule a label applies and what scores mean, for reports.
     fn rule(&self) -> String {

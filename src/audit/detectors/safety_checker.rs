@@ -78,6 +78,10 @@ impl Detector for SafetyCheckerDetector {
     }
 
     /// [`SAFETY_CHECKER_LABEL`] if the picture is flagged, and the numbers of the concepts above their thresholds.
+    fn detect(&self, pixels: &Tensor) -> Result<Vec<Vec<String>>> {
+        Ok(self.findings(pixels)?.into_iter().map(|found| found.labels).collect())
+    }
+
     fn findings(&self, pixels: &Tensor) -> Result<Vec<Findings>> {
         let named = |verdict: &Verdict| {
             let above = seen(verdict).filter(|found| found.score > 0.0);

@@ -237,6 +237,10 @@ impl Detector for OnnxDetector {
         &self.labels
     }
 
+    fn detect(&self, pixels: &Tensor) -> Result<Vec<Vec<String>>> {
+        Ok(self.findings(pixels)?.into_iter().map(|found| found.labels).collect())
+    }
+
     fn gives_boxes(&self) -> bool {
         true
     }
