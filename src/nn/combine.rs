@@ -62,6 +62,12 @@ impl CustomOp2 for Add {
         _: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if dy.device().is_cuda() {
+            let dy = dy.contiguous()?;
+            let of = |x: &Tensor| x.track_op().then(|| super::cuda::combine::add_backward(x, &dy)).transpose();
+            return Ok((of(a)?, of(b)?));
+        }
         Ok((a.track_op().then(|| dy.clone()), b.track_op().then(|| dy.clone())))
     }
 }
@@ -127,6 +133,14 @@ impl CustomOp2 for Concat {
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let (c, d) = (a.dim(1)?, b.dim(1)?);
+        #[cfg(feature = "cuda")]
+        if dy.device().is_cuda() {
+            let dy = dy.contiguous()?;
+            let of = |x: &Tensor, first: usize| {
+                x.track_op().then(|| super::cuda::combine::concat_backward(x, &dy, first)).transpose()
+            };
+            return Ok((of(a, 0)?, of(b, c)?));
+        }
         let da = if a.track_op() { Some(dy.narrow(1, 0, c)?.contiguous()?) } else { None };
         let db = if b.track_op() { Some(dy.narrow(1, c, d)?.contiguous()?) } else { None };
         Ok((da, db))

@@ -141,6 +141,12 @@ impl CustomOp2 for AddPerChannel {
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let dx = x.track_op().then(|| grad.clone());
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() && e.track_op() {
+            let (b, c, h, w) = grad.dims4()?;
+            let sums = super::cuda::layout::map_sums(&grad.contiguous()?, b * c, h * w)?.reshape((b, c))?;
+            return Ok((dx, Some(sums.to_dtype(e.dtype())?)));
+        }
         let de = if e.track_op() { Some(grad.flatten_from(2)?.sum(2)?) } else { None };
         Ok((dx, de))
     }

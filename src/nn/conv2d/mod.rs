@@ -24,7 +24,7 @@ use super::rows::assumed_rows;
 use crate::Result;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor};
 use kernel::Kernel;
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -79,6 +79,18 @@ impl Conv2d {
         let points = (path.is_constant("weight") && inputs * outputs <= KEPT).then(Arc::default);
         let weight = path.get(&[outputs, inputs, kernel, kernel], "weight")?;
         Ok(Self { weight, bias: None, stride, padding, points })
+    }
+
+    /// As [`Conv2d::forward`], for the layer that a network begins with: on a GPU, where weights are kept in `bf16`, what follows is
+    /// computed in `bf16`.
+    pub fn forward_entering(&self, x: &Tensor) -> Result<Tensor> {
+        let halved = self.weight.dtype() == DType::BF16 && self.weight.device().is_cuda();
+        if halved { self.forward(&x.to_dtype(DType::BF16)?) } else { self.forward(x) }
+    }
+
+    /// As [`Conv2d::forward`], for the layer that a network ends with: what comes out is `f32`.
+    pub fn forward_leaving(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.forward(x)?.to_dtype(DType::F32)?)
     }
 
     /// Shape: `(B, in, H, W)` -> `(B, out, H', W')`.

@@ -9,75 +9,85 @@ use std::sync::{Arc, Mutex, PoisonError};
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
 
 macro_rules! names {
-    ($($name:ident = $function:literal),+ $(,)?) => {
+    (of either type: { $($either:ident / $half:ident = $name:literal),+ $(,)? } $($single:ident = $function:literal),+ $(,)?) => {
         /// A kernel.
         #[derive(Clone, Copy)]
         pub enum Name {
-            $($name),+
+            $($either, $half,)+
+            $($single),+
         }
         /// In the order of [`Name`].
-        const FUNCTIONS: &[&str] = &[$($function),+];
+        const FUNCTIONS: &[&str] = &[$(concat!($name, "_f32"), concat!($name, "_bf16"),)+ $($function),+];
+
+        impl Name {
+            /// The same for `bf16`, if `half`; where there is but one, that.
+            pub fn of(self, half: bool) -> Self {
+                match (half, self) {
+                    $((true, Self::$either) => Self::$half,)+
+                    (_, name) => name,
+                }
+            }
+        }
     };
 }
 
 names! {
-    Activation = "activation",
-    ActivationGrad = "activation_grad",
-    Geglu = "geglu",
-    GegluGrad = "geglu_grad",
-    Add = "add",
-    AddPerMap = "add_per_map",
-    FillRows = "fill_rows",
-    FillMaps = "fill_maps",
+    of either type: {
+        Activation / ActivationBf16 = "activation",
+        ActivationGrad / ActivationGradBf16 = "activation_grad",
+        Geglu / GegluBf16 = "geglu",
+        GegluGrad / GegluGradBf16 = "geglu_grad",
+        Add / AddBf16 = "add",
+        AddPerMap / AddPerMapBf16 = "add_per_map",
+        BiasMaps / BiasMapsBf16 = "bias_maps",
+        FillRows / FillRowsBf16 = "fill_rows",
+        MoveParts / MovePartsBf16 = "move_parts",
+        Swap / SwapBf16 = "swap",
+        Upsample / UpsampleBf16 = "upsample",
+        UpsampleGrad / UpsampleGradBf16 = "upsample_grad",
+        ColumnSums / ColumnSumsBf16 = "column_sums",
+        MapSums / MapSumsBf16 = "map_sums",
+        Columns / ColumnsBf16 = "columns",
+        Columns3x3 / Columns3x3Bf16 = "columns_3x3",
+        ColumnsGrad / ColumnsGradBf16 = "columns_grad",
+        Flip / FlipBf16 = "flip",
+        GroupSums / GroupSumsBf16 = "group_sums",
+        GroupNorm / GroupNormBf16 = "group_norm",
+        GroupGradSums / GroupGradSumsBf16 = "group_grad_sums",
+        GroupNormGrad / GroupNormGradBf16 = "group_norm_grad",
+        GroupWeightGrad / GroupWeightGradBf16 = "group_weight_grad",
+        LayerNorm / LayerNormBf16 = "layer_norm",
+        LayerNormGrad / LayerNormGradBf16 = "layer_norm_grad",
+        LayerWeightGrad / LayerWeightGradBf16 = "layer_weight_grad",
+        HeadsApart / HeadsApartBf16 = "heads_apart",
+        Softmax / SoftmaxBf16 = "softmax",
+        SoftmaxGrad / SoftmaxGradBf16 = "softmax_grad",
+        AttentionDelta / AttentionDeltaBf16 = "attention_delta",
+    }
     ToBf16 = "to_bf16",
-    Concat = "concat",
-    Swap = "swap",
-    Upsample = "upsample",
-    UpsampleGrad = "upsample_grad",
-    ColumnSums = "column_sums",
-    MapSums = "map_sums",
-    ColumnsF32 = "columns_f32",
-    ColumnsBf16 = "columns_bf16",
-    ColumnsGrad = "columns_grad",
-    GroupSums = "group_sums",
-    GroupNorm = "group_norm",
-    GroupGradSums = "group_grad_sums",
-    GroupNormGrad = "group_norm_grad",
-    GroupWeightGrad = "group_weight_grad",
-    LayerNorm = "layer_norm",
-    LayerNormGrad = "layer_norm_grad",
-    LayerWeightGrad = "layer_weight_grad",
-    HeadsApartF32 = "heads_apart_f32",
-    HeadsApartBf16 = "heads_apart_bf16",
+    ToF32 = "to_f32",
     HeadsTogether = "heads_together",
-    SoftmaxF32 = "softmax_f32",
-    SoftmaxBf16 = "softmax_bf16",
-    AttentionDelta = "attention_delta",
-    SoftmaxGradF32 = "softmax_grad_f32",
-    SoftmaxGradBf16 = "softmax_grad_bf16",
     Flash16 = "flash_16",
     Flash32 = "flash_32",
-    Flash48 = "flash_48",
+    Flash40 = "flash_40",
     Flash64 = "flash_64",
     Flash80 = "flash_80",
     Flash128 = "flash_128",
     Flash160 = "flash_160",
     FlashKeys16 = "flash_keys_16",
     FlashKeys32 = "flash_keys_32",
-    FlashKeys48 = "flash_keys_48",
+    FlashKeys40 = "flash_keys_40",
     FlashKeys64 = "flash_keys_64",
     FlashKeys80 = "flash_keys_80",
     FlashKeys128 = "flash_keys_128",
     FlashKeys160 = "flash_keys_160",
     FlashQueries16 = "flash_queries_16",
     FlashQueries32 = "flash_queries_32",
-    FlashQueries48 = "flash_queries_48",
+    FlashQueries40 = "flash_queries_40",
     FlashQueries64 = "flash_queries_64",
     FlashQueries80 = "flash_queries_80",
     FlashQueries128 = "flash_queries_128",
     FlashQueries160 = "flash_queries_160",
-    FlipF32 = "flip_f32",
-    FlipBf16 = "flip_bf16",
 }
 
 /// A device's kernels.
