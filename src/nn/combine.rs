@@ -2,6 +2,7 @@
 
 use super::kernels::parallel::{SharedMut, chunks, tasks, unwritten};
 use super::kernels::storage::{cpu, fused};
+use super::record::apply2;
 use crate::Result;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -18,7 +19,7 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if !fused(&[a, b]) || a.shape() != b.shape() {
         return Ok((a + b)?);
     }
-    Ok(a.contiguous()?.apply_op2(&b.contiguous()?, Add)?)
+    Ok(apply2(&a.contiguous()?, &b.contiguous()?, Add)?)
 }
 
 struct Add;
@@ -80,7 +81,7 @@ pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if !fused(&[a, b]) || a.rank() != 4 || b.rank() != 4 || a.dim(0)? != b.dim(0)? || a.dims()[2..] != b.dims()[2..] {
         return Ok(Tensor::cat(&[a, b], 1)?);
     }
-    Ok(a.contiguous()?.apply_op2(&b.contiguous()?, Concat)?)
+    Ok(apply2(&a.contiguous()?, &b.contiguous()?, Concat)?)
 }
 
 struct Concat;

@@ -19,6 +19,7 @@ use super::kernels::parallel::unwritten;
 use super::kernels::storage::{cpu, cpu_weight, fused_with, slice, weight as weight_values};
 use super::kernels::values::Values;
 use super::params::ParamPath;
+use super::record::{apply2, apply3};
 use super::release::release;
 use super::rows::assumed_rows;
 use crate::Result;
@@ -132,8 +133,8 @@ fn convolve(
     let op = Convolution { geometry, way, points };
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     Ok(match bias {
-        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, op)?,
-        None => x.apply_op2(&weight, op)?,
+        Some(bias) => apply3(&x, &weight, &bias.contiguous()?, op)?,
+        None => apply2(&x, &weight, op)?,
     })
 }
 

@@ -198,7 +198,7 @@ fn input_gradient(
 fn flipped(gpu: &Gpu, g: &Geometry, w: Operand, dy: Operand, (batch, outputs): (usize, usize)) -> Result<Room> {
     let room = gpu.room(w.len, w.half)?;
     let inputs = g.inputs as usize;
-    let grid = ((inputs.div_ceil(16) as u32, outputs.div_ceil(16) as u32, 1), (16, 16, 1));
+    let grid = ((inputs.div_ceil(32) as u32, outputs.div_ceil(32) as u32, 1), (THREADS as u32, 1, 1));
     launch!(gpu, Name::Flip.of(w.half), grid, w.at, room.operand.at, outputs as i32, g.inputs)?;
     let swapped = Geometry { inputs: outputs as i32, ..*g };
     convolve(gpu, &swapped, dy, room.operand, (batch, inputs))

@@ -3,15 +3,19 @@
 use super::*;
 use candle_core::{CudaStorage, Layout, Shape};
 
-/// `(B, M, N)` -> `(B, N, M)`.
-pub fn swap(x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+/// `(B, M, N)` -> `(B, N, M)`, given as `shape`.
+pub fn swap(
+    x: &CudaStorage,
+    layout: &Layout,
+    (b, m, n): (usize, usize, usize),
+    shape: &Shape,
+) -> Result<(CudaStorage, Shape)> {
     let gpu = Gpu::new(&x.device)?;
-    let (b, m, n) = layout.shape().dims3()?;
     let x = operand(x, layout)?;
     let y = gpu.room(x.len, x.half)?;
     let grid = (n.div_ceil(32) as u32, m.div_ceil(32) as u32, b as u32);
     launch!(&gpu, Name::Swap.of(x.half), (grid, (32, 8, 1)), x.at, y.operand.at, m as i32, n as i32)?;
-    output(&gpu, y, (b, n, m))
+    output(&gpu, y, shape.clone())
 }
 
 /// `x` `(B, C, H, W)`, `e` `(B, C)` -> `(B, C, H, W)`.

@@ -1,7 +1,9 @@
-//! The kernels of `flash.cu` and `flash_grad.cu`: products of `bf16`, nothing of the scores in memory.
+//! The kernels of `flash.cu` and `flash_grad.cu` (products of `bf16`) and of `flash_f32.cu` (in TF32, or split so that they are as good as of `f32`): nothing
+//! of the scores is in memory.
 
 use super::super::*;
 use super::Way;
+use candle_core::cuda_backend::gemm_reduced_precision_f32;
 
 /// A kernel's blocks: rows of each, and its threads.
 type Block = (usize, usize);
@@ -21,8 +23,25 @@ const fn kernels(width: usize, names: [Name; 3], forward: Block, backward: Block
     Kernels { width, forward: (of_out, forward), keys: (of_keys, backward), queries: (of_queries, backward) }
 }
 
+const fn whole(width: usize, names: [Name; 3], rows: usize) -> Kernels {
+    let [of_out, of_keys, of_queries] = names;
+    Kernels { width, forward: (of_out, (rows, 128)), keys: (of_keys, (rows / 2, 64)), queries: (of_queries, (64, 128)) }
+}
+
+/// As the macro at the end of `flash_f32.cu` says.
+const F32: [Kernels; 3] = [
+    whole(40, [Name::FlashF3240, Name::FlashF32Keys40, Name::FlashF32Queries40], 128),
+    whole(64, [Name::FlashF3264, Name::FlashF32Keys64, Name::FlashF32Queries64], 64),
+    whole(80, [Name::FlashF3280, Name::FlashF32Keys80, Name::FlashF32Queries80], 64),
+];
+const TF32: [Kernels; 3] = [
+    whole(40, [Name::FlashTf3240, Name::FlashTf32Keys40, Name::FlashTf32Queries40], 128),
+    whole(64, [Name::FlashTf3264, Name::FlashTf32Keys64, Name::FlashTf32Queries64], 64),
+    whole(80, [Name::FlashTf3280, Name::FlashTf32Keys80, Name::FlashTf32Queries80], 64),
+];
+
 /// As the macros at the ends of the two files say: `(16 M WARPS, 32 WARPS)`.
-const KERNELS: [Kernels; 7] = [
+const BF16: [Kernels; 7] = [
     kernels(16, [Name::Flash16, Name::FlashKeys16, Name::FlashQueries16], (128, 128), (128, 128)),
     kernels(32, [Name::Flash32, Name::FlashKeys32, Name::FlashQueries32], (128, 128), (128, 128)),
     kernels(40, [Name::Flash40, Name::FlashKeys40, Name::FlashQueries40], (128, 128), (128, 128)),
@@ -32,16 +51,21 @@ const KERNELS: [Kernels; 7] = [
     kernels(160, [Name::Flash160, Name::FlashKeys160, Name::FlashQueries160], (64, 128), (32, 64)),
 ];
 
-/// The kernels for heads of `d` features, if there are any: they read 16 bytes at a time.
-fn of_width(d: usize) -> Option<&'static Kernels> {
-    KERNELS.iter().find(|kernels| d.is_multiple_of(8) && d <= kernels.width)
+/// The kernels for heads of so many features, if there are any: they read 16 bytes at a time.
+fn of(way: &Way) -> Option<&'static Kernels> {
+    let all: &[Kernels] = match (way.half, gemm_reduced_precision_f32()) {
+        (true, _) => &BF16,
+        (false, true) => &TF32,
+        (false, false) => &F32,
+    };
+    all.iter().find(|kernels| way.d.is_multiple_of(8) && way.d <= kernels.width)
 }
 
-/// The operands as `bf16`; `None` if they lie so that the kernels cannot read them.
-fn halves<const N: usize>(gpu: &Gpu, operands: [Operand; N]) -> Result<Option<[Room; N]>> {
+/// The operands in the type that is multiplied; `None` if they lie so that the kernels cannot read them.
+fn rooms<const N: usize>(gpu: &Gpu, operands: [Operand; N], half: bool) -> Result<Option<[Room; N]>> {
     let mut rooms = Vec::with_capacity(N);
     for x in operands {
-        let room = gpu.as_type(x, true)?;
+        let room = gpu.as_type(x, half)?;
         if !room.operand.at.is_multiple_of(16) {
             return Ok(None);
         }
@@ -56,11 +80,11 @@ fn grid(rows: usize, (of_block, threads): Block, heads: usize) -> Grid {
 
 /// The result, in the type of `q`, and the log-sum-exp `(batch, heads, s)`; `None` where no kernel fits.
 pub fn forward(gpu: &Gpu, way: &Way, operands: [Operand; 3]) -> Result<Option<(Room, Floats)>> {
-    let Some(kernels) = of_width(way.d) else { return Ok(None) };
-    let Some(rooms) = halves(gpu, operands)? else { return Ok(None) };
+    let Some(kernels) = of(way) else { return Ok(None) };
+    let Some(rooms) = rooms(gpu, operands, way.half)? else { return Ok(None) };
     let [q, k, v] = [0, 1, 2].map(|i| rooms[i].operand);
     let all = way.batch * way.heads;
-    let (out, lse) = (gpu.room(q.len, true)?, gpu.floats(all * way.s)?);
+    let (out, lse) = (gpu.room(q.len, way.half)?, gpu.floats(all * way.s)?);
     let (to_out, to_lse) = (out.operand.at, gpu.address(&lse));
     let [heads, s, t, d] = [way.heads, way.s, way.t, way.d].map(|n| n as i32);
     let (causal, scale) = (i32::from(way.causal), way.scale());
@@ -72,16 +96,16 @@ pub fn forward(gpu: &Gpu, way: &Way, operands: [Operand; 3]) -> Result<Option<(R
 
 /// The gradients of queries, keys and values, each where tracked; `None` where no kernel fits.
 pub fn backward(gpu: &Gpu, way: &Way, tensors: [&Tensor; 5], lse: &Floats) -> Result<Option<[Option<Tensor>; 3]>> {
-    let Some(kernels) = of_width(way.d) else { return Ok(None) };
+    let Some(kernels) = of(way) else { return Ok(None) };
     let held = tensors.map(Tensor::storage_and_layout);
     let [q, k, v, out, dout] = [0, 1, 2, 3, 4].map(|i| input(&held[i].0, held[i].1));
-    let Some(rooms) = halves(gpu, [q?, k?, v?, out?, dout?])? else { return Ok(None) };
+    let Some(rooms) = rooms(gpu, [q?, k?, v?, out?, dout?], way.half)? else { return Ok(None) };
     let [q, k, v, out, dout] = [0, 1, 2, 3, 4].map(|i| rooms[i].operand);
     let all = way.batch * way.heads;
     let delta = gpu.floats(all * way.s)?;
     let (rows, to_delta) = (all * way.s, gpu.address(&delta));
-    let of_half = Name::AttentionDelta.of(true);
-    launch!(gpu, of_half, warps(rows), out.at, dout.at, to_delta, rows, way.d, 1i32)?;
+    let name = Name::AttentionDelta.of(way.half);
+    launch!(gpu, name, warps(rows), out.at, dout.at, to_delta, rows, way.d, i32::from(way.half))?;
     let lse = gpu.address(lse);
     let [heads, s, t, d] = [way.heads, way.s, way.t, way.d].map(|n| n as i32);
     let (causal, scale) = (i32::from(way.causal), way.scale());
@@ -89,7 +113,7 @@ pub fn backward(gpu: &Gpu, way: &Way, tensors: [&Tensor; 5], lse: &Floats) -> Re
     let [want_q, want_k, want_v] = [0, 1, 2].map(|i| tensors[i].track_op());
     let (mut dq, mut dk, mut dv) = (None, None, None);
     if want_k || want_v {
-        let (to_keys, to_values) = (gpu.room(k.len, true)?, gpu.room(v.len, true)?);
+        let (to_keys, to_values) = (gpu.room(k.len, way.half)?, gpu.room(v.len, way.half)?);
         let (to_k, to_v) = (to_keys.operand.at, to_values.operand.at);
         let (name, block) = kernels.keys;
         let grid = grid(way.t, block, all);
@@ -98,7 +122,7 @@ pub fn backward(gpu: &Gpu, way: &Way, tensors: [&Tensor; 5], lse: &Floats) -> Re
         dv = want_v.then(|| finish(to_values, tensors[2])).transpose()?;
     }
     if want_q {
-        let to_queries = gpu.room(q.len, true)?;
+        let to_queries = gpu.room(q.len, way.half)?;
         let to_q = to_queries.operand.at;
         let (name, block) = kernels.queries;
         let grid = grid(way.s, block, all);

@@ -1,4 +1,4 @@
-//! Attention in `bf16` by [`flash`]; otherwise in shares of queries: of the scores, never more than a share is in memory. The backward
+//! Attention by [`flash`] where heads are narrow; otherwise in shares of queries: of the scores, never more than a share is in memory. The backward
 //! pass computes a share's probabilities again from the log-sum-exp: `dV = P^T dO`, `dS = P (dO V^T - rowsum(O dO))`, `dQ = dS K`, `dK = dS^T Q`.
 
 mod flash;
@@ -100,7 +100,7 @@ pub fn forward(
     let half = way.half;
     let (q, k, v) = (operand(q, lq)?, operand(k, lk)?, operand(v, lv)?);
     let (len, given) = (q.len, q.half);
-    if half && let Some((out, lse)) = flash::forward(&gpu, way, [q, k, v])? {
+    if let Some((out, lse)) = flash::forward(&gpu, way, [q, k, v])? {
         return Ok((output(&gpu, out, lq.shape().clone())?, lse));
     }
     let (q, k, v) = (
@@ -162,7 +162,7 @@ pub fn backward(
     let gpu = Gpu::of(dout)?;
     let half = way.half;
     let wanted = [q.track_op(), k.track_op(), v.track_op()];
-    if half && let Some([dq, dk, dv]) = flash::backward(&gpu, way, [q, k, v, out, dout], lse)? {
+    if let Some([dq, dk, dv]) = flash::backward(&gpu, way, [q, k, v, out, dout], lse)? {
         return Ok((dq, dk, dv));
     }
     let apart = |x: &Tensor, len: usize, half: bool| -> Result<Heads> {

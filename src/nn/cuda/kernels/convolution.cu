@@ -103,23 +103,24 @@ __device__ void columns_grad(const float *columns, T *dx, Geometry g) {
 extern "C" __global__ void columns_grad_f32(const float *columns, float *dx, Geometry g) { columns_grad(columns, dx, g); }
 extern "C" __global__ void columns_grad_bf16(const float *columns, Bf16 *dx, Geometry g) { columns_grad(columns, dx, g); }
 
-// The kernel of the input's gradient: w (outputs, inputs, 9) -> (inputs, outputs, 9), the taps in reverse. Blocks of 16 x 16 threads,
-// grid (inputs / 16, outputs / 16).
+// The kernel of the input's gradient: w (outputs, inputs, 9) -> (inputs, outputs, 9), the taps in reverse. A block has 32 x 32 kernels,
+// which lie in lines on either side. grid (inputs / 32, outputs / 32).
 template <typename T>
 __device__ void flip_of(const T *w, T *flipped, int outputs, int inputs) {
-    __shared__ T tile[16][16][9];
-    int output = blockIdx.y * 16 + threadIdx.y, input = blockIdx.x * 16 + threadIdx.x;
-    if (output < outputs && input < inputs) {
-        const T *from = w + ((size_t)output * inputs + input) * 9;
-#pragma unroll
-        for (int tap = 0; tap < 9; tap++) tile[threadIdx.y][threadIdx.x][tap] = from[tap];
+    constexpr int LINE = 32 * 9;
+    __shared__ T tile[32][LINE + 2];
+    int output = blockIdx.y * 32, input = blockIdx.x * 32, high = min(32, outputs - output), wide = min(32, inputs - input) * 9;
+    for (int i = threadIdx.x; i < 32 * LINE; i += blockDim.x) {
+        int row = i / LINE, column = i % LINE;
+        if (row < high && column < wide) tile[row][column] = w[((size_t)(output + row) * inputs + input) * 9 + column];
     }
     __syncthreads();
-    output = blockIdx.y * 16 + threadIdx.x, input = blockIdx.x * 16 + threadIdx.y;
-    if (output < outputs && input < inputs) {
-        T *to = flipped + ((size_t)input * outputs + output) * 9;
-#pragma unroll
-        for (int tap = 0; tap < 9; tap++) to[tap] = tile[threadIdx.x][threadIdx.y][8 - tap];
+    high = min(32, inputs - input), wide = min(32, outputs - output) * 9;
+    for (int i = threadIdx.x; i < 32 * LINE; i += blockDim.x) {
+        int row = i / LINE, column = i % LINE;
+        if (row < high && column < wide) {
+            flipped[((size_t)(input + row) * outputs + output) * 9 + column] = tile[column / 9][row * 9 + 8 - column % 9];
+        }
     }
 }
 

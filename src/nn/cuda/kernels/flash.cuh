@@ -2,8 +2,6 @@
 #pragma once
 #include "mma.cuh"
 
-#define LOG2E 1.4426950408889634f
-
 // a (16 x 16) from two sums (16 x 8) side by side.
 __device__ __forceinline__ void pairs_of(unsigned a[4], const float left[4], const float right[4]) {
     a[0] = pair(left[0], left[1]);

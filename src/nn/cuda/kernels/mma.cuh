@@ -3,6 +3,8 @@
 #pragma once
 #include "common.cuh"
 
+#define LOG2E 1.4426950408889634f
+
 // 2^x; 2^-infinity is 0.
 __device__ __forceinline__ float power_of_two(float x) {
     float y;
@@ -15,6 +17,29 @@ __device__ __forceinline__ void multiply(float c[4], const unsigned a[4], unsign
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// To the nearest number of TF32.
+__device__ __forceinline__ float to_tf32(float x) {
+    unsigned bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+    return __uint_as_float(bits);
+}
+
+// x becomes the high of two such numbers, the sum of which it was.
+__device__ __forceinline__ void split(float &x, float &rest) {
+    float whole = x;
+    x = to_tf32(whole);
+    rest = to_tf32(whole - x);
+}
+
+// c (16 x 8) += a (16 x 8) b (8 x 8), of numbers that TF32 holds. A lane has of a the rows lane / 4 and lane / 4 + 8 of column lane % 4,
+// then of column lane % 4 + 4; of b the rows lane % 4 and lane % 4 + 4 of column lane / 4.
+__device__ __forceinline__ void multiply_tf32(float c[4], const float a[4], const float b[2]) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
+          "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
 }
 
 // Four 8 x 8 blocks in shared memory; lane l gives the address of row l % 8 of block l / 8.
