@@ -224,7 +224,7 @@ mod on_gpu {
     /// Adds to the gradient of `x`. If `x` was made of leaves by candle's own ops, to those leaves' gradients.
     fn give(store: &mut GradStore, x: &Tensor, gradient: Tensor) -> Result<()> {
         if !x.is_variable() {
-            let mut leaves = (x * gradient)?.sum_all()?.backward()?;
+            let leaves = (x * gradient)?.sum_all()?.backward()?;
             let ids: Vec<TensorId> = leaves.get_ids().copied().collect();
             for id in ids {
                 let (before, more) = (store.get_id(id).cloned(), leaves.get_id(id).cloned());
@@ -232,8 +232,6 @@ mod on_gpu {
                     store.insert_id(id, sum(before, more)?);
                 }
             }
-            leaves = GradStore::default();
-            drop(leaves);
             return Ok(());
         }
         let before = store.remove(x);
