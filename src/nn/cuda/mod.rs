@@ -46,7 +46,7 @@ pub fn half_attention() -> bool {
     HALF_ATTENTION.load(Ordering::Relaxed)
 }
 
-/// A GPU with its kernels loaded.
+/// A GPU with its kernels.
 struct Gpu {
     device: CudaDevice,
     stream: Arc<candle_core::cuda_backend::cudarc::driver::CudaStream>,
@@ -55,7 +55,7 @@ struct Gpu {
 
 impl Gpu {
     fn new(device: &CudaDevice) -> Result<Self> {
-        Ok(Self { device: device.clone(), stream: device.cuda_stream(), kernels: Kernels::of(device)? })
+        Ok(Self { device: device.clone(), stream: device.cuda_stream(), kernels: Kernels::of(device) })
     }
 
     /// The GPU of a tensor.
@@ -104,7 +104,7 @@ macro_rules! launch {
     ($gpu:expr, $name:expr, $shape:expr, $($argument:expr),+ $(,)?) => {{
         use candle_core::cuda_backend::{WrapErr, cudarc::driver::{LaunchConfig, PushKernelArg}};
         let gpu: &$crate::nn::cuda::Gpu = $gpu;
-        let mut launch = gpu.stream.launch_builder(gpu.kernels.get($name));
+        let mut launch = gpu.stream.launch_builder(gpu.kernels.get($name)?);
         $(
             let argument = $argument;
             launch.arg(&argument);

@@ -1,12 +1,18 @@
-//! The kernels of `kernels/*.cu`, loaded once for each device.
+//! The kernels of `kernels/*.cu`, loaded for a device when first asked for.
 
-use candle_core::Result;
 use candle_core::cuda_backend::cudarc::driver::CudaFunction;
 use candle_core::cuda_backend::{CudaDevice, DeviceId};
-use std::sync::{Arc, Mutex, PoisonError};
+use candle_core::{Result, bail};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// Of all kernels, compiled by `build.rs`.
-const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
+/// The kernels that `build.rs` compiled, by how their names begin (the first that fits). The driver takes seconds for some, the first
+/// time on a machine.
+const MODULES: [(&str, &str, &str); 4] = [
+    ("flash_f32_", "erase-concept-flash-f32", include_str!(concat!(env!("OUT_DIR"), "/flash_f32.ptx"))),
+    ("flash_tf32_", "erase-concept-flash-tf32", include_str!(concat!(env!("OUT_DIR"), "/flash_tf32.ptx"))),
+    ("flash_", "erase-concept-flash-bf16", include_str!(concat!(env!("OUT_DIR"), "/flash_bf16.ptx"))),
+    ("", "erase-concept", include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"))),
+];
 
 macro_rules! names {
     (of either type: { $($either:ident / $half:ident = $name:literal),+ $(,)? } $($single:ident = $function:literal),+ $(,)?) => {
@@ -109,32 +115,40 @@ names! {
 }
 
 /// A device's kernels.
-pub struct Kernels(Vec<CudaFunction>);
+pub struct Kernels {
+    device: CudaDevice,
+    loaded: Vec<OnceLock<CudaFunction>>,
+}
 
 static LOADED: Mutex<Vec<(DeviceId, Arc<Kernels>)>> = Mutex::new(Vec::new());
 
 impl Kernels {
-    /// Those of `device`, loaded when first asked for.
-    ///
-    /// # Errors
-    /// If the driver refuses them: it is older than the toolkit, or the GPU than what the program was built for.
-    pub fn of(device: &CudaDevice) -> Result<Arc<Self>> {
+    /// Those of `device`.
+    pub fn of(device: &CudaDevice) -> Arc<Self> {
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, kernels)) = loaded.iter().find(|(id, _)| *id == device.id()) {
-            return Ok(kernels.clone());
+            return kernels.clone();
         }
-        let load = |name: &&str| {
-            let function = device.get_or_load_custom_func(name, "erase-concept", PTX)?;
-            Ok(function.into_cuda_function())
-        };
-        let kernels = Arc::new(Self(FUNCTIONS.iter().map(load).collect::<Result<_>>()?));
+        let none = FUNCTIONS.iter().map(|_| OnceLock::new()).collect();
+        let kernels = Arc::new(Self { device: device.clone(), loaded: none });
         loaded.push((device.id(), kernels.clone()));
-        Ok(kernels)
+        kernels
     }
 
-    /// One of them.
-    pub fn get(&self, name: Name) -> &CudaFunction {
-        &self.0[name as usize]
+    /// One of them, loaded if it is not yet.
+    ///
+    /// # Errors
+    /// If the driver refuses it: it is older than the toolkit, or the GPU than what the program was built for.
+    pub fn get(&self, name: Name) -> Result<&CudaFunction> {
+        let (place, name) = (&self.loaded[name as usize], FUNCTIONS[name as usize]);
+        if let Some(function) = place.get() {
+            return Ok(function);
+        }
+        let Some((_, module, ptx)) = MODULES.iter().find(|(start, ..)| name.starts_with(start)) else {
+            bail!("{name} is in no module")
+        };
+        let function = self.device.get_or_load_custom_func(name, module, ptx)?.into_cuda_function();
+        Ok(place.get_or_init(|| function))
     }
 }
 
@@ -144,8 +158,9 @@ mod tests {
 
     #[test]
     fn every_name_is_a_kernel_and_every_kernel_has_a_name() {
-        let mut entries: Vec<&str> = PTX
-            .lines()
+        let mut entries: Vec<&str> = MODULES
+            .iter()
+            .flat_map(|(.., ptx)| ptx.lines())
             .filter_map(|line| line.split(".entry ").nth(1))
             .map(|rest| rest.trim_end_matches('(').trim())
             .collect();

@@ -475,9 +475,12 @@ __device__ void flash_whole_queries(const float *q, const float *k, const float 
         flash_whole_queries<D, QM, 4, KEYS, SPLIT>(q, k, v, dout, lse, delta, dq, heads, s, t, d, causal, scale);                    \
     }
 
-FLASH_WHOLE(f32, true, 40, 2, 32, 2, 32, 1)
-FLASH_WHOLE(f32, true, 64, 1, 32, 2, 16, 1)
-FLASH_WHOLE(f32, true, 80, 1, 32, 2, 16, 1)
+#ifdef TF32
 FLASH_WHOLE(tf32, false, 40, 2, 32, 2, 32, 1)
 FLASH_WHOLE(tf32, false, 64, 1, 32, 2, 16, 1)
 FLASH_WHOLE(tf32, false, 80, 1, 32, 2, 16, 1)
+#else
+FLASH_WHOLE(f32, true, 40, 2, 32, 2, 32, 1)
+FLASH_WHOLE(f32, true, 64, 1, 32, 2, 16, 1)
+FLASH_WHOLE(f32, true, 80, 1, 32, 2, 16, 1)
+#endif
