@@ -1,6 +1,6 @@
 //! Differentiable layers that know which of their weights are frozen.
 //!
-//! Every op works on `f32` tensors in row-major (NCHW or `(batch, tokens, features)`) order. Whether an operand needs a
+//! Every op works on `f32` tensors (on a GPU also on `bf16`) in row-major (NCHW or `(batch, tokens, features)`) order. Whether an operand needs a
 //! gradient is asked of the operand itself (`Tensor::track_op`): a plain tensor is frozen and costs nothing, a `Var`'s
 //! tensor is trainable. Nothing here knows Stable Diffusion.
 
