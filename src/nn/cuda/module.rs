@@ -53,6 +53,7 @@ names! {
         UpsampleGrad / UpsampleGradBf16 = "upsample_grad",
         ColumnSums / ColumnSumsBf16 = "column_sums",
         MapSums / MapSumsBf16 = "map_sums",
+        SumOfParts / SumOfPartsBf16 = "sum_of_parts",
         Columns / ColumnsBf16 = "columns",
         Columns3x3 / Columns3x3Bf16 = "columns_3x3",
         ColumnsGrad / ColumnsGradBf16 = "columns_grad",

@@ -84,14 +84,32 @@ pub fn forward(gpu: &Gpu, way: &Way, operands: [Operand; 3]) -> Result<Option<(R
     let Some(rooms) = rooms(gpu, operands, way.half)? else { return Ok(None) };
     let [q, k, v] = [0, 1, 2].map(|i| rooms[i].operand);
     let all = way.batch * way.heads;
-    let (out, lse) = (gpu.room(q.len, way.half)?, gpu.floats(all * way.s)?);
+    // what was computed of `bf16` is rounded to it only where the result is to be: the backward pass takes a difference of it
+    let half = way.half && operands[0].half;
+    let (out, lse) = (gpu.room(q.len, half)?, gpu.floats(all * way.s)?);
     let (to_out, to_lse) = (out.operand.at, gpu.address(&lse));
     let [heads, s, t, d] = [way.heads, way.s, way.t, way.d].map(|n| n as i32);
     let (causal, scale) = (i32::from(way.causal), way.scale());
     let (name, block) = kernels.forward;
     let grid = grid(way.s, block, all);
-    launch!(gpu, name, grid, q.at, k.at, v.at, to_out, to_lse, heads, s, t, d, causal, scale)?;
+    match way.half {
+        true => {
+            let whole = i32::from(!half);
+            launch!(gpu, name, grid, q.at, k.at, v.at, to_out, whole, to_lse, heads, s, t, d, causal, scale)?;
+        }
+        false => launch!(gpu, name, grid, q.at, k.at, v.at, to_out, to_lse, heads, s, t, d, causal, scale)?,
+    }
     Ok(Some((gpu.given_as(out, operands[0].half)?, lse)))
+}
+
+/// Queries that a block of the gradient of keys and values takes: all, or where keys are so few that the GPU would idle, a part.
+fn chunk(way: &Way, blocks: usize) -> usize {
+    /// So many blocks keep any GPU busy.
+    const BLOCKS: usize = 512;
+    /// Fewer queries than this are not worth a block.
+    const LEAST: usize = 128;
+    let chunks = (BLOCKS / blocks.max(1)).clamp(1, way.s.div_ceil(LEAST));
+    way.s.div_ceil(chunks).next_multiple_of(LEAST)
 }
 
 /// The gradients of queries, keys and values, each where tracked; `None` where no kernel fits.
@@ -99,35 +117,76 @@ pub fn backward(gpu: &Gpu, way: &Way, tensors: [&Tensor; 5], lse: &Floats) -> Re
     let Some(kernels) = of(way) else { return Ok(None) };
     let held = tensors.map(Tensor::storage_and_layout);
     let [q, k, v, out, dout] = [0, 1, 2, 3, 4].map(|i| input(&held[i].0, held[i].1));
-    let Some(rooms) = rooms(gpu, [q?, k?, v?, out?, dout?], way.half)? else { return Ok(None) };
-    let [q, k, v, out, dout] = [0, 1, 2, 3, 4].map(|i| rooms[i].operand);
+    let (out, given) = (out?, dout?);
+    let Some(rooms) = rooms(gpu, [q?, k?, v?, given], way.half)? else { return Ok(None) };
+    let [q, k, v, dout] = [0, 1, 2, 3].map(|i| rooms[i].operand);
     let all = way.batch * way.heads;
     let delta = gpu.floats(all * way.s)?;
     let (rows, to_delta) = (all * way.s, gpu.address(&delta));
-    let name = Name::AttentionDelta.of(way.half);
-    launch!(gpu, name, warps(rows), out.at, dout.at, to_delta, rows, way.d, i32::from(way.half))?;
+    // of the result as it was given, and of its gradient as it is multiplied
+    let slopes = gpu.as_type(given, out.half)?;
+    let (name, slopes) = (Name::AttentionDelta.of(out.half), slopes.operand.at);
+    launch!(gpu, name, warps(rows), out.at, slopes, to_delta, rows, way.d, i32::from(way.half))?;
     let lse = gpu.address(lse);
     let [heads, s, t, d] = [way.heads, way.s, way.t, way.d].map(|n| n as i32);
     let (causal, scale) = (i32::from(way.causal), way.scale());
-    let finish = |gradient: Room, of: &Tensor| tensor(gpu, gpu.given_as(gradient, is_half(of))?, of.shape());
     let [want_q, want_k, want_v] = [0, 1, 2].map(|i| tensors[i].track_op());
     let (mut dq, mut dk, mut dv) = (None, None, None);
     if want_k || want_v {
-        let (to_keys, to_values) = (gpu.room(k.len, way.half)?, gpu.room(v.len, way.half)?);
-        let (to_k, to_v) = (to_keys.operand.at, to_values.operand.at);
         let (name, block) = kernels.keys;
-        let grid = grid(way.t, block, all);
-        launch!(gpu, name, grid, q.at, k.at, v.at, dout.at, lse, to_delta, to_k, to_v, heads, s, t, d, causal, scale)?;
+        let (columns, heads_all, _) = grid(way.t, block, all).0;
+        let chunk = chunk(way, (columns * heads_all) as usize);
+        let parts = way.s.div_ceil(chunk);
+        let half = way.half && parts == 1 && is_half(tensors[1]) && is_half(tensors[2]);
+        let (to_keys, to_values) = (gpu.room(parts * k.len, half)?, gpu.room(parts * v.len, half)?);
+        let (to_k, to_v, chunk) = (to_keys.operand.at, to_values.operand.at, chunk as i32);
+        let grid = ((columns, heads_all, parts as u32), (block.1 as u32, 1, 1));
+        match way.half {
+            true => {
+                let whole = i32::from(!half);
+                launch!(
+                    gpu, name, grid, q.at, k.at, v.at, dout.at, lse, to_delta, to_k, to_v, whole, chunk, heads, s, t,
+                    d, causal, scale,
+                )?;
+            }
+            false => launch!(
+                gpu, name, grid, q.at, k.at, v.at, dout.at, lse, to_delta, to_k, to_v, chunk, heads, s, t, d, causal,
+                scale,
+            )?,
+        }
+        let finish = |gradient: Room, of: &Tensor| -> Result<Tensor> {
+            if parts == 1 {
+                return tensor(gpu, gpu.given_as(gradient, is_half(of))?, of.shape());
+            }
+            let sum = gpu.room(gradient.operand.len / parts, is_half(of))?;
+            let (n, name) = (sum.operand.len, Name::SumOfParts.of(sum.operand.half));
+            each!(gpu, name, n, gradient.operand.at, sum.operand.at, n, parts as i32)?;
+            tensor(gpu, sum, of.shape())
+        };
         dk = want_k.then(|| finish(to_keys, tensors[1])).transpose()?;
         dv = want_v.then(|| finish(to_values, tensors[2])).transpose()?;
     }
     if want_q {
-        let to_queries = gpu.room(q.len, way.half)?;
+        let half = way.half && is_half(tensors[0]);
+        let to_queries = gpu.room(q.len, half)?;
         let to_q = to_queries.operand.at;
         let (name, block) = kernels.queries;
         let grid = grid(way.s, block, all);
-        launch!(gpu, name, grid, q.at, k.at, v.at, dout.at, lse, to_delta, to_q, heads, s, t, d, causal, scale)?;
-        dq = Some(finish(to_queries, tensors[0])?);
+        match way.half {
+            true => {
+                let whole = i32::from(!half);
+                launch!(
+                    gpu, name, grid, q.at, k.at, v.at, dout.at, lse, to_delta, to_q, whole, heads, s, t, d, causal,
+                    scale,
+                )?;
+            }
+            false => {
+                launch!(
+                    gpu, name, grid, q.at, k.at, v.at, dout.at, lse, to_delta, to_q, heads, s, t, d, causal, scale
+                )?;
+            }
+        }
+        dq = Some(tensor(gpu, gpu.given_as(to_queries, is_half(tensors[0]))?, tensors[0].shape())?);
     }
     Ok(Some([dq, dk, dv]))
 }

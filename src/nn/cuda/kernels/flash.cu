@@ -13,19 +13,19 @@ __device__ __forceinline__ float row_sum(float x) {
     return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-// q (batch, s, heads d), k and v (batch, t, heads d) -> out as q, lse (batch, heads, s). D: d rounded up to a multiple of 16, N: d / 8,
+// q (batch, s, heads d), k and v (batch, t, heads d) -> out as q (f32 if `whole`), lse (batch, heads, s). D: d rounded up to a multiple of 16, N: d / 8,
 // rounded up; d is one of 8, and rows begin at multiples of 16 bytes. A warp has M tiles of 16 queries and takes KEYS keys at a time,
 // while the next come. grid (queries / (16 M WARPS), batch heads); 32 WARPS threads.
 template <int D, int N, int M, int WARPS, int KEYS>
-__device__ void flash(const bf16_bits *q, const bf16_bits *k, const bf16_bits *v, bf16_bits *out, float *lse, int heads, int s, int t,
-                      int d, int causal, float scale) {
+__device__ void flash(const bf16_bits *q, const bf16_bits *k, const bf16_bits *v, void *out, int whole, float *lse, int heads, int s,
+                      int t, int d, int causal, float scale) {
     constexpr int LINE = D + 8, THREADS = 32 * WARPS, ROWS = 16 * M * WARPS;
     __shared__ __align__(16) bf16_bits keys[2][KEYS * LINE];
     __shared__ __align__(16) bf16_bits values[2][KEYS * LINE];
     int lane = threadIdx.x % 32, top = blockIdx.x * ROWS + threadIdx.x / 32 * 16 * M, row = top + lane / 4, column = lane % 4 * 2;
     size_t width = (size_t)heads * d, head = blockIdx.y % heads, sample = blockIdx.y / heads;
-    q += sample * s * width + head * d;
-    out += sample * s * width + head * d;
+    size_t base = sample * s * width + head * d;
+    q += base;
     k += sample * t * width + head * d;
     v += sample * t * width + head * d;
 
@@ -115,7 +115,7 @@ __device__ void flash(const bf16_bits *q, const bf16_bits *k, const bf16_bits *v
     for (int m = 0; m < M; m++) {
         float all[2] = {row_sum(total[m][0]), row_sum(total[m][1])};
         float part[2] = {1.0f / all[0], 1.0f / all[1]};
-        store_rows<N>(out, sum[m], part, row + m * 16, column, s, d, width);
+        store_rows<N>(out, whole, base, sum[m], part, row + m * 16, column, s, d, width);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             int r = row + m * 16 + half * 8;
@@ -128,9 +128,9 @@ __device__ void flash(const bf16_bits *q, const bf16_bits *k, const bf16_bits *v
 
 #define FLASH(NAME, D, M, WARPS, KEYS)                                                                                              \
     extern "C" __global__ void __launch_bounds__(32 * WARPS)                                                                        \
-        flash_##NAME(const bf16_bits *q, const bf16_bits *k, const bf16_bits *v, bf16_bits *out, float *lse, int heads, int s,      \
-                     int t, int d, int causal, float scale) {                                                                       \
-        flash<D, (NAME + 7) / 8, M, WARPS, KEYS>(q, k, v, out, lse, heads, s, t, d, causal, scale);                                 \
+        flash_##NAME(const bf16_bits *q, const bf16_bits *k, const bf16_bits *v, void *out, int whole, float *lse, int heads,       \
+                     int s, int t, int d, int causal, float scale) {                                                                \
+        flash<D, (NAME + 7) / 8, M, WARPS, KEYS>(q, k, v, out, whole, lse, heads, s, t, d, causal, scale);                                 \
     }
 
 FLASH(16, 16, 2, 4, 64)

@@ -80,10 +80,10 @@ __device__ __forceinline__ void add_product(float sum[M][N][4], const unsigned a
     }
 }
 
-// A tile (16 x 8 N) to memory, times `scale` by row (row / 8 + {0, 8}).
+// A tile (16 x 8 N) to memory, from `base` on, times `scale` by row (of row and row + 8); as f32 if `whole`, as bf16 otherwise.
 template <int N>
-__device__ __forceinline__ void store_rows(bf16_bits *to, const float tile[N][4], const float scale[2], int row, int column, int rows,
-                                           int d, size_t width) {
+__device__ __forceinline__ void store_rows(void *to, int whole, size_t base, const float tile[N][4], const float scale[2], int row,
+                                           int column, int rows, int d, size_t width) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         int r = row + half * 8;
@@ -91,7 +91,14 @@ __device__ __forceinline__ void store_rows(bf16_bits *to, const float tile[N][4]
 #pragma unroll
         for (int n = 0; n < N; n++) {
             int c = n * 8 + column;
-            if (c < d) *(unsigned *)(to + r * width + c) = pair(tile[n][2 * half] * scale[half], tile[n][2 * half + 1] * scale[half]);
+            if (c >= d) continue;
+            float low = tile[n][2 * half] * scale[half], high = tile[n][2 * half + 1] * scale[half];
+            size_t at = base + r * width + c;
+            if (whole) {
+                *(float2 *)((float *)to + at) = make_float2(low, high);
+            } else {
+                *(unsigned *)((bf16_bits *)to + at) = pair(low, high);
+            }
         }
     }
 }

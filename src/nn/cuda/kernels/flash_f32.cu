@@ -239,7 +239,8 @@ __device__ void flash_whole(const float *q, const float *k, const float *v, floa
 // As flash_keys.
 template <int D, int M, int WARPS, int QUERIES, bool SPLIT>
 __device__ void flash_whole_keys(const float *q, const float *k, const float *v, const float *dout, const float *lse,
-                                 const float *delta, float *dk, float *dv, int heads, int s, int t, int d, int causal, float scale) {
+                                 const float *delta, float *dk, float *dv, int chunk, int heads, int s, int t, int d, int causal,
+                                 float scale) {
     constexpr int LINE = D + 4, THREADS = 32 * WARPS, ROWS = 16 * M * WARPS, N = D / 8;
     __shared__ __align__(16) float queries[2][QUERIES * LINE], slopes[2][QUERIES * LINE], keys[ROWS * LINE], values[ROWS * LINE];
     __shared__ float row_lse[2][QUERIES], row_delta[2][QUERIES];
@@ -263,15 +264,16 @@ __device__ void flash_whole_keys(const float *q, const float *k, const float *v,
     };
     stage_f32<D, ROWS, THREADS>(keys, k, first_key, t, d, width);
     stage_f32<D, ROWS, THREADS>(values, v, first_key, t, d, width);
-    int start = causal ? first_key / QUERIES * QUERIES : 0;
+    int start = blockIdx.z * chunk, end = min(s, start + chunk);
+    if (causal) start = max(start, first_key / QUERIES * QUERIES);
     stage_queries(start, 0);
     end_copies();
     const float *my_key = keys + (warp * 16 * M + lane / 4) * LINE + lane % 4;
     const float *my_value = values + (warp * 16 * M + lane / 4) * LINE + lane % 4;
     float to_k[M][N][4] = {}, to_v[M][N][4] = {};
     float power = scale * LOG2E;
-    for (int first = start, turn = 0; first < s; first += QUERIES, turn ^= 1) {
-        if (first + QUERIES < s) stage_queries(first + QUERIES, turn ^ 1);
+    for (int first = start, turn = 0; first < end; first += QUERIES, turn ^= 1) {
+        if (first + QUERIES < end) stage_queries(first + QUERIES, turn ^ 1);
         end_copies();
         await_copies<1>();
         __syncthreads();
@@ -344,8 +346,9 @@ __device__ void flash_whole_keys(const float *q, const float *k, const float *v,
         }
         __syncthreads(); // the next copies go where these queries are
     }
-    dk += sample * t * width + head * d;
-    dv += sample * t * width + head * d;
+    size_t base = ((size_t)blockIdx.z * (gridDim.y / heads) + sample) * t * width + head * d;
+    dk += base;
+    dv += base;
     const float scales[2] = {scale, scale}, ones[2] = {1.0f, 1.0f};
 #pragma unroll
     for (int m = 0; m < M; m++) {
@@ -465,9 +468,10 @@ __device__ void flash_whole_queries(const float *q, const float *k, const float 
     }                                                                                                                               \
     extern "C" __global__ void __launch_bounds__(32 * GRAD_WARPS)                                                                   \
         flash_##KIND##_keys_##D(const float *q, const float *k, const float *v, const float *dout, const float *lse,                \
-                                const float *delta, float *dk, float *dv, int heads, int s, int t, int d, int causal,               \
+                                const float *delta, float *dk, float *dv, int chunk, int heads, int s, int t, int d, int causal,    \
                                 float scale) {                                                                                      \
-        flash_whole_keys<D, M, GRAD_WARPS, QUERIES, SPLIT>(q, k, v, dout, lse, delta, dk, dv, heads, s, t, d, causal, scale);       \
+        flash_whole_keys<D, M, GRAD_WARPS, QUERIES, SPLIT>(q, k, v, dout, lse, delta, dk, dv, chunk, heads, s, t, d, causal,        \
+                                                           scale);                                                                  \
     }                                                                                                                               \
     extern "C" __global__ void __launch_bounds__(128)                                                                               \
         flash_##KIND##_queries_##D(const float *q, const float *k, const float *v, const float *dout, const float *lse,             \

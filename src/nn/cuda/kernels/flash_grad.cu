@@ -17,10 +17,12 @@ __device__ __forceinline__ void tiles_of(unsigned to[M][D / 16][4], const bf16_b
 
 // dk and dv (batch, t, heads d) from q, dout (batch, s, heads d), k, v, lse (batch, heads, s), delta (batch, s, heads). D and N as
 // flash. A warp has M tiles of 16 keys and takes QUERIES queries at a time, while the next come. HELD: its keys and values stay in
-// registers. grid (keys / (16 M WARPS), batch heads).
+// registers. Where keys are few, several blocks have the same, each for `chunk` queries (a multiple of QUERIES): dk and dv are then
+// (gridDim.z, batch, t, heads d), and to be added up. grid (keys / (16 M WARPS), batch heads, s / chunk).
 template <int D, int N, int M, int WARPS, int QUERIES, bool HELD>
 __device__ void flash_keys(const bf16_bits *q, const bf16_bits *k, const bf16_bits *v, const bf16_bits *dout, const float *lse,
-                           const float *delta, bf16_bits *dk, bf16_bits *dv, int heads, int s, int t, int d, int causal, float scale) {
+                           const float *delta, void *dk, void *dv, int whole, int chunk, int heads, int s, int t, int d, int causal,
+                           float scale) {
     constexpr int LINE = D + 8, THREADS = 32 * WARPS, ROWS = 16 * M * WARPS;
     __shared__ __align__(16) bf16_bits queries[2][QUERIES * LINE], slopes[2][QUERIES * LINE], keys[ROWS * LINE], values[ROWS * LINE];
     __shared__ float row_lse[2][QUERIES], row_delta[2][QUERIES];
@@ -44,7 +46,8 @@ __device__ void flash_keys(const bf16_bits *q, const bf16_bits *k, const bf16_bi
     };
     stage<D, ROWS, THREADS>(keys, k, first_key, t, d, width);
     stage<D, ROWS, THREADS>(values, v, first_key, t, d, width);
-    int start = causal ? first_key / QUERIES * QUERIES : 0;
+    int start = blockIdx.z * chunk, end = min(s, start + chunk);
+    if (causal) start = max(start, first_key / QUERIES * QUERIES);
     stage_queries(start, 0);
     end_copies();
     await_copies<0>();
@@ -57,8 +60,8 @@ __device__ void flash_keys(const bf16_bits *q, const bf16_bits *k, const bf16_bi
     }
     float to_k[M][N][4] = {}, to_v[M][N][4] = {};
     float power = scale * LOG2E;
-    for (int first = start, turn = 0; first < s; first += QUERIES, turn ^= 1) {
-        if (first + QUERIES < s) stage_queries(first + QUERIES, turn ^ 1);
+    for (int first = start, turn = 0; first < end; first += QUERIES, turn ^= 1) {
+        if (first + QUERIES < end) stage_queries(first + QUERIES, turn ^ 1);
         end_copies();
         await_copies<1>();
         __syncthreads();
@@ -88,13 +91,12 @@ __device__ void flash_keys(const bf16_bits *q, const bf16_bits *k, const bf16_bi
         }
         __syncthreads(); // the next copies go where these queries are
     }
-    dk += sample * t * width + head * d;
-    dv += sample * t * width + head * d;
+    size_t base = ((size_t)blockIdx.z * (gridDim.y / heads) + sample) * t * width + head * d;
     const float scales[2] = {scale, scale}, ones[2] = {1.0f, 1.0f};
 #pragma unroll
     for (int m = 0; m < M; m++) {
-        store_rows<N>(dk, to_k[m], scales, mine + m * 16, column, t, d, width);
-        store_rows<N>(dv, to_v[m], ones, mine + m * 16, column, t, d, width);
+        store_rows<N>(dk, whole, base, to_k[m], scales, mine + m * 16, column, t, d, width);
+        store_rows<N>(dv, whole, base, to_v[m], ones, mine + m * 16, column, t, d, width);
     }
 }
 
@@ -102,7 +104,7 @@ __device__ void flash_keys(const bf16_bits *q, const bf16_bits *k, const bf16_bi
 // (queries / (16 M WARPS), batch heads).
 template <int D, int N, int M, int WARPS, int KEYS>
 __device__ void flash_queries(const bf16_bits *q, const bf16_bits *k, const bf16_bits *v, const bf16_bits *dout, const float *lse,
-                              const float *delta, bf16_bits *dq, int heads, int s, int t, int d, int causal, float scale) {
+                              const float *delta, void *dq, int whole, int heads, int s, int t, int d, int causal, float scale) {
     constexpr int LINE = D + 8, THREADS = 32 * WARPS, ROWS = 16 * M * WARPS;
     __shared__ __align__(16) bf16_bits keys[2][KEYS * LINE], values[2][KEYS * LINE];
     int lane = threadIdx.x % 32, top = blockIdx.x * ROWS + threadIdx.x / 32 * 16 * M, row = top + lane / 4, column = lane % 4 * 2;
@@ -161,20 +163,21 @@ __device__ void flash_queries(const bf16_bits *q, const bf16_bits *k, const bf16
     }
     const float scales[2] = {scale, scale};
 #pragma unroll
-    for (int m = 0; m < M; m++) store_rows<N>(dq + base, sum[m], scales, row + m * 16, column, s, d, width);
+    for (int m = 0; m < M; m++) store_rows<N>(dq, whole, base, sum[m], scales, row + m * 16, column, s, d, width);
 }
 
 #define FLASH_GRAD(NAME, D, M, WARPS, TILE, HELD)                                                                                   \
     extern "C" __global__ void __launch_bounds__(32 * WARPS)                                                                        \
         flash_keys_##NAME(const bf16_bits *q, const bf16_bits *k, const bf16_bits *v, const bf16_bits *dout, const float *lse,      \
-                          const float *delta, bf16_bits *dk, bf16_bits *dv, int heads, int s, int t, int d, int causal,             \
+                          const float *delta, void *dk, void *dv, int whole, int chunk, int heads, int s, int t, int d, int causal, \
                           float scale) {                                                                                            \
-        flash_keys<D, (NAME + 7) / 8, M, WARPS, TILE, HELD>(q, k, v, dout, lse, delta, dk, dv, heads, s, t, d, causal, scale);      \
+        flash_keys<D, (NAME + 7) / 8, M, WARPS, TILE, HELD>(q, k, v, dout, lse, delta, dk, dv, whole, chunk, heads, s, t, d,        \
+                                                            causal, scale);                                                         \
     }                                                                                                                               \
     extern "C" __global__ void __launch_bounds__(32 * WARPS)                                                                        \
         flash_queries_##NAME(const bf16_bits *q, const bf16_bits *k, const bf16_bits *v, const bf16_bits *dout, const float *lse,   \
-                             const float *delta, bf16_bits *dq, int heads, int s, int t, int d, int causal, float scale) {          \
-        flash_queries<D, (NAME + 7) / 8, M, WARPS, TILE>(q, k, v, dout, lse, delta, dq, heads, s, t, d, causal, scale);             \
+                             const float *delta, void *dq, int whole, int heads, int s, int t, int d, int causal, float scale) {    \
+        flash_queries<D, (NAME + 7) / 8, M, WARPS, TILE>(q, k, v, dout, lse, delta, dq, whole, heads, s, t, d, causal, scale);             \
     }
 
 FLASH_GRAD(16, 16, 2, 4, 32, true)

@@ -153,6 +153,19 @@ __device__ void fill_rows(const float *bias, T *y, size_t n, unsigned width) {
     for (size_t i = first(); i < n; i += step()) put(y + i, bias[i % width]);
 }
 
+// The sum of `parts` arrays of n numbers, one after the other.
+template <typename T>
+__device__ void sum_of_parts(const float *x, T *y, size_t n, int parts) {
+    for (size_t i = first(); i < n; i += step()) {
+        float sum = x[i];
+        for (int part = 1; part < parts; part++) sum += x[part * n + i];
+        put(y + i, sum);
+    }
+}
+
+extern "C" __global__ void sum_of_parts_f32(const float *x, float *y, size_t n, int parts) { sum_of_parts(x, y, n, parts); }
+extern "C" __global__ void sum_of_parts_bf16(const float *x, Bf16 *y, size_t n, int parts) { sum_of_parts(x, y, n, parts); }
+
 extern "C" __global__ void to_bf16(const float *x, Bf16 *y, size_t n) {
     size_t wide = aligned(x, y) ? n / 8 : 0;
     for (size_t i = first(); i < wide; i += step()) {
