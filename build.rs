@@ -41,15 +41,27 @@ fn compile_kernels() -> Result<(), String> {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     let out = std::env::var_os("OUT_DIR").ok_or("cargo gave no OUT_DIR")?;
-    let out = Path::new(&out).join("kernels.ptx");
     // the kernels ask for nothing newer; a GPU of a later generation runs them too
     let capability = std::env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".into());
+    for (source, name, defined) in [
+        ("all.cu", "kernels.ptx", None),
+        ("flash_bf16.cu", "flash_bf16.ptx", None),
+        ("flash_f32.cu", "flash_f32.ptx", None),
+        ("flash_f32.cu", "flash_tf32.ptx", Some("-DTF32")),
+    ] {
+        compile(&Path::new(KERNELS).join(source), &Path::new(&out).join(name), &capability, defined)?;
+    }
+    Ok(())
+}
+
+fn compile(source: &Path, out: &Path, capability: &str, defined: Option<&str>) -> Result<(), String> {
     let nvcc = nvcc();
     let status = Command::new(&nvcc)
         .args(["-ptx", "-O3", "-std=c++17", &format!("-arch=compute_{capability}")])
-        .arg(Path::new(KERNELS).join("all.cu"))
+        .args(defined)
+        .arg(source)
         .arg("-o")
-        .arg(&out)
+        .arg(out)
         .status()
         .map_err(|e| {
             format!(

@@ -5,6 +5,7 @@ use super::settings::Settings;
 use crate::nn::ParamStore;
 use crate::sd::{Footprint, StableDiffusion, UnetConfig};
 use crate::{Error, Result};
+use candle_core::DType;
 use serde::Serialize;
 
 /// Bytes of a number.
@@ -58,7 +59,11 @@ impl Need {
         (height, width): (usize, usize),
     ) -> Self {
         let gpu = !model.device().is_cpu();
-        Self::of(model.bytes() as u64, &model.unet_config, settings, (scored, trained), (height, width), gpu)
+        // the UNet computes in the type of its first layer there
+        let first = model.unet_params.get("conv_in.weight");
+        let bytes = if gpu && first.is_ok_and(|weight| weight.dtype() == DType::BF16) { F32 / 2 } else { F32 };
+        let (weights, counts) = (model.bytes() as u64, (scored, trained));
+        Self::counted(weights, &model.unet_config, settings, counts, (height, width), (gpu, bytes))
     }
 
     /// The same for a model that is not loaded: `weights` are the bytes of all its parameters, `gpu` whether it would be on one.
@@ -70,6 +75,18 @@ impl Need {
         (height, width): (usize, usize),
         gpu: bool,
     ) -> Self {
+        Self::counted(weights, config, settings, (scored, trained), (height, width), (gpu, F32))
+    }
+
+    /// `bytes`: of a number that the graph keeps.
+    fn counted(
+        weights: u64,
+        config: &UnetConfig,
+        settings: &Settings,
+        (scored, trained): (u64, u64),
+        (height, width): (usize, usize),
+        (gpu, bytes): (bool, u64),
+    ) -> Self {
         let only_cross = settings.score_scope.is_cross_attention() && settings.train_scope.is_cross_attention();
         let footprint = Footprint::new(config, (height, width), only_cross);
         let sizes = [settings.forget_batch, settings.retain_batch];
@@ -78,7 +95,7 @@ impl Need {
             // shares side by side may all be in memory; how many are depends on the threads, on which no choice may depend
             let rows = sizes.iter().sum::<usize>().div_ceil(if shares.side_by_side { 1 } else { shares.count }) as u64;
             let per_row = if thrift.checkpointing { footprint.checkpointed() } else { footprint.dense() };
-            F32 * per_row * rows * (16 + BACKWARD) / 16
+            bytes * per_row * rows * (16 + BACKWARD) / 16
         };
         // scoring: a copy of the scope, its sums (twice with contrast) and gradients
         let sums = if settings.contrast { 2 } else { 1 };

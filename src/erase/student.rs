@@ -1,7 +1,7 @@
 //! The network that is trained, as a loss sees it: with its graph in memory, or with checkpoints.
 
 use crate::Result;
-use crate::nn::{Gradients, ParamStore, backward};
+use crate::nn::{Gradients, ParamStore, Record, backward_recorded, record};
 use crate::sd::{Conditions, Tape, Unet, backward_through};
 use candle_core::Tensor;
 use std::cell::RefCell;
@@ -23,7 +23,11 @@ impl Predictor for Unet {
 
 impl Predictor for Student<'_> {
     fn predict(&self, x: &Tensor, t: &[f32], conditions: &Conditions) -> Result<Tensor> {
-        let Some(tapes) = &self.tapes else { return self.unet.forward(x, t, conditions) };
+        let Some(tapes) = &self.tapes else {
+            let (prediction, record) = record(|| self.unet.forward(x, t, conditions))?;
+            self.records.borrow_mut().push(record);
+            return Ok(prediction);
+        };
         let (prediction, tape) = self.unet.forward_checkpointed(x, t, conditions)?;
         tapes.borrow_mut().push(tape);
         Ok(prediction)
@@ -35,12 +39,14 @@ pub struct Student<'u> {
     unet: &'u Unet,
     /// The passes so far, if blocks are computed again in the backward pass.
     tapes: Option<RefCell<Vec<Tape<'u>>>>,
+    /// The passes so far, if they are kept whole.
+    records: RefCell<Vec<Record>>,
 }
 
 impl<'u> Student<'u> {
     /// With `checkpointing`, the graph is kept block by block (see [`Unet::forward_checkpointed`]).
     pub fn new(unet: &'u Unet, checkpointing: bool) -> Self {
-        Self { unet, tapes: checkpointing.then(RefCell::default) }
+        Self { unet, tapes: checkpointing.then(RefCell::default), records: RefCell::default() }
     }
 
     /// The gradients of a loss of its predictions.
@@ -49,7 +55,7 @@ impl<'u> Student<'u> {
     /// As [`backward`].
     pub fn backward(self, loss: Tensor, params: &ParamStore) -> Result<Gradients> {
         match self.tapes {
-            None => backward(loss, params),
+            None => backward_recorded(loss, self.records.into_inner(), params),
             Some(tapes) => backward_through(loss, tapes.into_inner(), params),
         }
     }

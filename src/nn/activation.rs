@@ -5,6 +5,7 @@ use super::cuda::activation as on_gpu;
 use super::kernels::activation as kernel;
 use super::kernels::parallel::{chunks, unwritten};
 use super::kernels::storage::{cpu, fused, slice};
+use super::record::apply1;
 use crate::Result;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -41,14 +42,14 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
         return Err(candle_core::Error::msg(format!("geglu needs an even number of features, not {last}")).into());
     }
     if fused(&[x]) && last > 0 {
-        return Ok(x.contiguous()?.apply_op1(Geglu)?);
+        return Ok(apply1(&x.contiguous()?, Geglu)?);
     }
     let half = last / 2;
     Ok((x.narrow(D::Minus1, 0, half)? * reference(Pointwise::Gelu, &x.narrow(D::Minus1, half, half)?)?)?)
 }
 
 fn pointwise(op: Pointwise, x: &Tensor) -> Result<Tensor> {
-    if fused(&[x]) { Ok(x.contiguous()?.apply_op1(op)?) } else { reference(op, x) }
+    if fused(&[x]) { Ok(apply1(&x.contiguous()?, op)?) } else { reference(op, x) }
 }
 
 /// The same by candle's ops: for other types and devices, and what the tests compare with.

@@ -3,6 +3,7 @@
 use super::kernels::attention as kernel;
 use super::kernels::parallel::unwritten;
 use super::kernels::storage::{cpu, fused, slice};
+use super::record::apply3;
 use crate::Result;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -31,7 +32,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool)
         #[cfg(feature = "cuda")]
         half: super::cuda::half_attention(),
     };
-    Ok(q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)?)
+    Ok(apply3(&q.contiguous()?, &k.contiguous()?, &v.contiguous()?, op)?)
 }
 
 /// Whether attention on a GPU multiplies in `bf16`, with sums and softmax in `f32`, as is right beside weights kept in `bf16`. Holds

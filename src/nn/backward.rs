@@ -2,6 +2,7 @@
 
 use super::kernels::parallel::{alone, work_alone};
 use super::params::ParamStore;
+use super::record::Record;
 use super::total::{read, total};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -19,7 +20,15 @@ const STACK_BYTES: usize = 256 << 20;
 /// # Errors
 /// If a trainable parameter has no gradient, a frozen one has one, or a value is NaN or infinite: the message names it.
 pub fn backward(loss: Tensor, params: &ParamStore) -> Result<Gradients> {
-    on_deep_stack(move || collect(loss, params))
+    backward_recorded(loss, Vec::new(), params)
+}
+
+/// As [`backward`], through passes that were recorded.
+///
+/// # Errors
+/// As [`backward`].
+pub fn backward_recorded(loss: Tensor, records: Vec<Record>, params: &ParamStore) -> Result<Gradients> {
+    on_deep_stack(move || collect(loss, records, params))
 }
 
 /// Runs `work` on a thread whose stack is deep enough for a graph's recursion.
@@ -39,10 +48,13 @@ pub fn on_deep_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result
     })
 }
 
-fn collect(loss: Tensor, params: &ParamStore) -> Result<Gradients> {
+fn collect(loss: Tensor, records: Vec<Record>, params: &ParamStore) -> Result<Gradients> {
     let mut gradients = Gradients::new();
     let mut store = loss.backward()?;
     drop(loss);
+    for record in records {
+        record.backward(&mut store)?;
+    }
     gather(&mut store, params, &mut gradients)?;
     complete(gradients, params)
 }

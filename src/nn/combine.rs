@@ -2,6 +2,7 @@
 
 use super::kernels::parallel::{SharedMut, chunks, tasks, unwritten};
 use super::kernels::storage::{cpu, fused};
+use super::record::apply2;
 use crate::Result;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -18,7 +19,7 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if !fused(&[a, b]) || a.shape() != b.shape() {
         return Ok((a + b)?);
     }
-    Ok(a.contiguous()?.apply_op2(&b.contiguous()?, Add)?)
+    Ok(apply2(&a.contiguous()?, &b.contiguous()?, Add)?)
 }
 
 struct Add;
@@ -62,6 +63,12 @@ impl CustomOp2 for Add {
         _: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if dy.device().is_cuda() {
+            let dy = dy.contiguous()?;
+            let of = |x: &Tensor| x.track_op().then(|| super::cuda::combine::add_backward(x, &dy)).transpose();
+            return Ok((of(a)?, of(b)?));
+        }
         Ok((a.track_op().then(|| dy.clone()), b.track_op().then(|| dy.clone())))
     }
 }
@@ -74,7 +81,7 @@ pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if !fused(&[a, b]) || a.rank() != 4 || b.rank() != 4 || a.dim(0)? != b.dim(0)? || a.dims()[2..] != b.dims()[2..] {
         return Ok(Tensor::cat(&[a, b], 1)?);
     }
-    Ok(a.contiguous()?.apply_op2(&b.contiguous()?, Concat)?)
+    Ok(apply2(&a.contiguous()?, &b.contiguous()?, Concat)?)
 }
 
 struct Concat;
@@ -127,6 +134,14 @@ impl CustomOp2 for Concat {
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let (c, d) = (a.dim(1)?, b.dim(1)?);
+        #[cfg(feature = "cuda")]
+        if dy.device().is_cuda() {
+            let dy = dy.contiguous()?;
+            let of = |x: &Tensor, first: usize| {
+                x.track_op().then(|| super::cuda::combine::concat_backward(x, &dy, first)).transpose()
+            };
+            return Ok((of(a, 0)?, of(b, c)?));
+        }
         let da = if a.track_op() { Some(dy.narrow(1, 0, c)?.contiguous()?) } else { None };
         let db = if b.track_op() { Some(dy.narrow(1, c, d)?.contiguous()?) } else { None };
         Ok((da, db))

@@ -4,6 +4,7 @@ use super::kernels::norm;
 use super::kernels::parallel::{SharedMut, sum_parts, tasks, unwritten};
 use super::kernels::storage::{cpu, fused, slice};
 use super::params::ParamPath;
+use super::record::apply3;
 use crate::Result;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -61,7 +62,7 @@ pub fn group_norm(
         #[cfg(feature = "cuda")]
         stats_there: OnceLock::new(),
     };
-    Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?)
+    Ok(apply3(&x.contiguous()?, &weight.contiguous()?, &bias.contiguous()?, op)?)
 }
 
 /// The same by candle's ops: for other types and devices, and what the tests compare with.

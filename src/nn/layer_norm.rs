@@ -4,6 +4,7 @@ use super::kernels::norm;
 use super::kernels::parallel::{chunks, sum_parts, unwritten};
 use super::kernels::storage::{cpu, fused, slice};
 use super::params::ParamPath;
+use super::record::apply3;
 use crate::Result;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -39,7 +40,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     if !fits || !fused(&[x, weight, bias]) {
         return reference(x, weight, bias, eps);
     }
-    Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Normalise::new(eps))?)
+    Ok(apply3(&x.contiguous()?, &weight.contiguous()?, &bias.contiguous()?, Normalise::new(eps))?)
 }
 
 /// The same by candle's ops: for other types and devices, and what the tests compare with.

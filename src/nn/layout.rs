@@ -4,6 +4,7 @@ use super::kernels::gemm::transpose_onto;
 use super::kernels::matmul::View;
 use super::kernels::parallel::{SharedMut, chunks, tasks, unwritten};
 use super::kernels::storage::fused;
+use super::record::{apply1, apply2};
 use crate::Result;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -15,7 +16,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor, bail}
 /// `(B, C, H, W)` -> `(B, HW, C)`.
 pub fn to_tokens(x: &Tensor) -> Result<Tensor> {
     let (b, c, h, w) = x.dims4()?;
-    swap(&x.reshape((b, c, h * w))?)
+    swap(x, (b, c, h * w), Shape::from((b, h * w, c)))
 }
 
 /// Tokens as pixels.
@@ -23,19 +24,26 @@ pub fn to_tokens(x: &Tensor) -> Result<Tensor> {
 /// # Shape
 /// `(B, HW, C)` -> `(B, C, H, W)`.
 pub fn from_tokens(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-    let (b, _, c) = x.dims3()?;
-    Ok(swap(x)?.reshape((b, c, height, width))?)
-}
-
-/// `(B, M, N)` -> `(B, N, M)`, contiguous.
-fn swap(x: &Tensor) -> Result<Tensor> {
-    if fused(&[x]) {
-        return Ok(x.contiguous()?.apply_op1(Swap)?);
+    let (b, tokens, c) = x.dims3()?;
+    if tokens != height * width {
+        return Err(candle_core::Error::msg(format!("{tokens} tokens are not {height} x {width} pixels")).into());
     }
-    Ok(x.transpose(1, 2)?.contiguous()?)
+    swap(x, (b, tokens, c), Shape::from((b, c, height, width)))
 }
 
-struct Swap;
+/// `(B, M, N)` -> `(B, N, M)`, contiguous, whatever the shapes that both are given in.
+fn swap(x: &Tensor, sizes: (usize, usize, usize), shape: Shape) -> Result<Tensor> {
+    if fused(&[x]) {
+        return Ok(apply1(&x.contiguous()?, Swap { sizes, shape })?);
+    }
+    Ok(x.reshape(sizes)?.transpose(1, 2)?.reshape(shape)?)
+}
+
+/// `sizes`: those of `(B, M, N)`; `shape`: of what comes out.
+struct Swap {
+    sizes: (usize, usize, usize),
+    shape: Shape,
+}
 
 impl CustomOp1 for Swap {
     fn name(&self) -> &'static str {
@@ -43,7 +51,7 @@ impl CustomOp1 for Swap {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (b, m, n) = layout.shape().dims3()?;
+        let (_, m, n) = self.sizes;
         let CpuStorage::F32(all) = storage else { bail!("swap expects f32") };
         let Some((start, end)) = layout.contiguous_offsets() else { bail!("swap expects a contiguous tensor") };
         let src = &all[start..end];
@@ -57,17 +65,19 @@ impl CustomOp1 for Swap {
             // SAFETY: these rows of the result belong to this task alone; `at` checked the bounds.
             unsafe { transpose_onto(View::new(from, n, 1), (m, count), to, m) };
         });
-        Ok((CpuStorage::F32(dst), Shape::from((b, n, m))))
+        Ok((CpuStorage::F32(dst), self.shape.clone()))
     }
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
-        super::cuda::layout::swap(x, layout)
+        super::cuda::layout::swap(x, layout, self.sizes, &self.shape)
     }
 
     /// The transpose of a transpose.
-    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        Ok(Some(grad.contiguous()?.apply_op1_no_bwd(&Swap)?))
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let (b, m, n) = self.sizes;
+        let back = Self { sizes: (b, n, m), shape: x.shape().clone() };
+        Ok(Some(grad.contiguous()?.apply_op1_no_bwd(&back)?))
     }
 }
 
@@ -85,7 +95,7 @@ pub fn add_per_channel(x: &Tensor, e: &Tensor) -> Result<Tensor> {
     }
     // candle computes gradients of both operands of its own addition, tracked or not
     let (x, e) = (x.contiguous()?, e.contiguous()?);
-    Ok(x.apply_op2(&e, AddPerChannel)?)
+    Ok(apply2(&x, &e, AddPerChannel)?)
 }
 
 struct AddPerChannel;
@@ -141,6 +151,12 @@ impl CustomOp2 for AddPerChannel {
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let dx = x.track_op().then(|| grad.clone());
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() && e.track_op() {
+            let (b, c, h, w) = grad.dims4()?;
+            let sums = super::cuda::layout::map_sums(&grad.contiguous()?, b * c, h * w)?.reshape((b, c))?;
+            return Ok((dx, Some(sums.to_dtype(e.dtype())?)));
+        }
         let de = if e.track_op() { Some(grad.flatten_from(2)?.sum(2)?) } else { None };
         Ok((dx, de))
     }

@@ -6,6 +6,7 @@ use super::kernels::parallel::unwritten;
 use super::kernels::storage::{cpu, cpu_weight, fused_with, slice, weight as weight_values};
 use super::kernels::values::Values;
 use super::params::ParamPath;
+use super::record::{apply2, apply3};
 use super::release::release;
 use crate::Result;
 #[cfg(feature = "cuda")]
@@ -63,8 +64,8 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     }
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     Ok(match bias {
-        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Product)?,
-        None => x.apply_op2(&weight, Product)?,
+        Some(bias) => apply3(&x, &weight, &bias.contiguous()?, Product)?,
+        None => apply2(&x, &weight, Product)?,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Differentiable layers that know which of their weights are frozen.
 //!
-//! Every op works on `f32` tensors in row-major (NCHW or `(batch, tokens, features)`) order. Whether an operand needs a
+//! Every op works on `f32` tensors (on a GPU also on `bf16`) in row-major (NCHW or `(batch, tokens, features)`) order. Whether an operand needs a
 //! gradient is asked of the operand itself (`Tensor::track_op`): a plain tensor is frozen and costs nothing, a `Var`'s
 //! tensor is trainable. Nothing here knows Stable Diffusion.
 
@@ -18,6 +18,7 @@ mod layer_norm;
 mod layout;
 mod linear;
 mod params;
+mod record;
 mod release;
 mod rows;
 mod total;
@@ -25,7 +26,7 @@ mod upsample;
 
 pub use activation::{geglu, gelu, quick_gelu, silu};
 pub use attention::{attention, attention_in_bf16};
-pub use backward::{Gradients, accumulate, backward, complete, gather, on_deep_stack};
+pub use backward::{Gradients, accumulate, backward, backward_recorded, complete, gather, on_deep_stack};
 pub use combine::{add, concat_channels};
 pub use conv2d::{Conv2d, conv2d};
 pub use device::{ComputeDevice, DeviceChoice};
@@ -35,6 +36,7 @@ pub use layer_norm::{LayerNorm, layer_norm};
 pub use layout::{add_per_channel, from_tokens, to_tokens};
 pub use linear::{Linear, linear};
 pub use params::{LoadReport, Loader, ParamPath, ParamStore, Shapes};
+pub use record::{Record, record};
 pub use release::release;
 pub use rows::{assuming_rows, by_rows, side_by_side};
 pub use total::{read, row_sums, total};

@@ -3,6 +3,7 @@
 //! candle keeps every operand of an op until the graph goes, whether its backward pass reads it or not. The input of a frozen
 //! convolution, the terms of a sum and the like are never read again: their elements can go at once, while the node stays.
 
+use super::record::is_recorded;
 use crate::Result;
 use candle_core::{CpuStorage, CudaStorage, InplaceOp1, Layout, Tensor};
 
@@ -12,7 +13,7 @@ use candle_core::{CpuStorage, CudaStorage, InplaceOp1, Layout, Tensor};
 ///
 /// Without a graph nothing happens: dropping `x` is enough.
 pub fn release(x: Tensor) -> Result<()> {
-    if x.track_op() && !x.is_variable() {
+    if x.track_op() && (!x.is_variable() || is_recorded(&x)) {
         x.inplace_op1(&Release)?;
     }
     Ok(())

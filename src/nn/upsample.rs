@@ -2,6 +2,7 @@
 
 use super::kernels::parallel::{chunks, unwritten};
 use super::kernels::storage::{cpu, fused, slice};
+use super::record::apply1;
 use crate::Result;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -13,7 +14,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 /// `(B, C, H, W)` -> `(B, C, 2H, 2W)`.
 pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
     if fused(&[x]) && x.rank() == 4 && x.elem_count() > 0 {
-        return Ok(x.contiguous()?.apply_op1(Nearest)?);
+        return Ok(apply1(&x.contiguous()?, Nearest)?);
     }
     let (b, c, h, w) = x.dims4()?;
     let x = x.reshape((b, c, h, 1, w, 1))?.broadcast_as((b, c, h, 2, w, 2))?;

@@ -19,12 +19,13 @@ use super::kernels::parallel::unwritten;
 use super::kernels::storage::{cpu, cpu_weight, fused_with, slice, weight as weight_values};
 use super::kernels::values::Values;
 use super::params::ParamPath;
+use super::record::{apply2, apply3};
 use super::release::release;
 use super::rows::assumed_rows;
 use crate::Result;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor};
 use kernel::Kernel;
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -81,6 +82,18 @@ impl Conv2d {
         Ok(Self { weight, bias: None, stride, padding, points })
     }
 
+    /// As [`Conv2d::forward`], for the layer that a network begins with: on a GPU, where weights are kept in `bf16`, what follows is
+    /// computed in `bf16`.
+    pub fn forward_entering(&self, x: &Tensor) -> Result<Tensor> {
+        let halved = self.weight.dtype() == DType::BF16 && self.weight.device().is_cuda();
+        if halved { self.forward(&x.to_dtype(DType::BF16)?) } else { self.forward(x) }
+    }
+
+    /// As [`Conv2d::forward`], for the layer that a network ends with: what comes out is `f32`.
+    pub fn forward_leaving(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.forward(x)?.to_dtype(DType::F32)?)
+    }
+
     /// Shape: `(B, in, H, W)` -> `(B, out, H', W')`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         convolve(x, &self.weight, self.bias.as_ref(), self.stride, self.padding, self.points.clone())
@@ -120,8 +133,8 @@ fn convolve(
     let op = Convolution { geometry, way, points };
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     Ok(match bias {
-        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, op)?,
-        None => x.apply_op2(&weight, op)?,
+        Some(bias) => apply3(&x, &weight, &bias.contiguous()?, op)?,
+        None => apply2(&x, &weight, op)?,
     })
 }
 

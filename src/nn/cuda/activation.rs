@@ -15,9 +15,9 @@ pub enum Kind {
 pub fn forward(kind: Kind, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
     let gpu = Gpu::new(&x.device)?;
     let x = operand(x, layout)?;
-    let y = gpu.floats(x.len)?;
-    each!(&gpu, Name::Activation, x.len, x.at, gpu.address(&y), x.len, kind as i32)?;
-    Ok(output(&gpu, y, layout.shape().clone()))
+    let y = gpu.room(x.len, x.half)?;
+    each!(&gpu, Name::Activation.of(x.half), x.len, x.at, y.operand.at, x.len, kind as i32)?;
+    output(&gpu, y, layout.shape().clone())
 }
 
 /// `dy` times the slope at `x`.
@@ -25,10 +25,11 @@ pub fn backward(kind: Kind, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let gpu = Gpu::of(dy)?;
     let ((sx, lx), (sd, ld)) = (x.storage_and_layout(), dy.storage_and_layout());
     let (values, dy) = (input(&sx, lx)?, input(&sd, ld)?);
-    let dx = gpu.floats(values.len)?;
-    let n = values.len;
-    each!(&gpu, Name::ActivationGrad, n, values.at, dy.at, gpu.address(&dx), n, kind as i32)?;
-    Ok(tensor(&gpu, dx, x.shape()))
+    let (n, half) = (values.len, values.half);
+    let (dy, dx) = (gpu.as_type(dy, half)?, gpu.room(n, half)?);
+    let (to_y, to_x) = (dy.operand.at, dx.operand.at);
+    each!(&gpu, Name::ActivationGrad.of(half), n, values.at, to_y, to_x, n, kind as i32)?;
+    tensor(&gpu, dx, x.shape())
 }
 
 /// Shape: `(.., 2 half)` -> `(.., half)`.
@@ -36,22 +37,24 @@ pub fn geglu(x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
     let gpu = Gpu::new(&x.device)?;
     let x = operand(x, layout)?;
     let mut shape = layout.dims().to_vec();
-    let half = shape.last().map_or(0, |last| last / 2).max(1);
+    let width = shape.last().map_or(0, |last| last / 2).max(1);
     if let Some(last) = shape.last_mut() {
-        *last = half;
+        *last = width;
     }
-    let y = gpu.floats(x.len / 2)?;
-    each!(&gpu, Name::Geglu, x.len / 2, x.at, gpu.address(&y), x.len / 2, half)?;
-    Ok(output(&gpu, y, shape))
+    let y = gpu.room(x.len / 2, x.half)?;
+    each!(&gpu, Name::Geglu.of(x.half), x.len / 2, x.at, y.operand.at, x.len / 2, width)?;
+    output(&gpu, y, shape)
 }
 
 /// The gradient of both halves.
 pub fn geglu_backward(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let gpu = Gpu::of(dy)?;
-    let half = (x.dim(D::Minus1)? / 2).max(1);
+    let width = (x.dim(D::Minus1)? / 2).max(1);
     let ((sx, lx), (sd, ld)) = (x.storage_and_layout(), dy.storage_and_layout());
     let (values, dy) = (input(&sx, lx)?, input(&sd, ld)?);
-    let dx = gpu.floats(values.len)?;
-    each!(&gpu, Name::GegluGrad, dy.len, values.at, dy.at, gpu.address(&dx), dy.len, half)?;
-    Ok(tensor(&gpu, dx, x.shape()))
+    let half = values.half;
+    let (dy, dx) = (gpu.as_type(dy, half)?, gpu.room(values.len, half)?);
+    let n = dy.operand.len;
+    each!(&gpu, Name::GegluGrad.of(half), n, values.at, dy.operand.at, dx.operand.at, n, width)?;
+    tensor(&gpu, dx, x.shape())
 }

@@ -43,6 +43,11 @@ impl Geometry {
         (self.kernel, self.stride, self.padding) == (1, 1, 0)
     }
 
+    /// Whether it is a 3x3 kernel's that keeps height and width.
+    fn is_3x3(&self) -> bool {
+        (self.kernel, self.stride, self.padding) == (3, 1, 1)
+    }
+
     /// Images and rows of the result that are worked on at a time.
     fn shares(&self, batch: usize, bytes: usize) -> (usize, usize) {
         let row = self.taps() * self.out_width as usize * bytes;
@@ -62,12 +67,17 @@ struct Columns {
 
 impl Columns {
     /// `x`: the first of the images.
-    fn new(gpu: &Gpu, g: &Geometry, x: u64, images: usize, (row, rows): (usize, usize), half: bool) -> Result<Self> {
+    fn new(gpu: &Gpu, g: &Geometry, x: Operand, images: usize, (row, rows): (usize, usize)) -> Result<Self> {
         let pixels = rows * g.out_width as usize;
-        let room = gpu.room(images * g.taps() * pixels, half)?;
-        let name = if half { Name::ColumnsBf16 } else { Name::ColumnsF32 };
-        let grid = over(g.inputs as usize * pixels, images);
-        launch!(gpu, name, grid, x, room.operand.at, *g, row as i32, rows as i32)?;
+        let room = gpu.room(images * g.taps() * pixels, x.half)?;
+        // numbers in 16 bytes
+        let wide = if x.half { 8 } else { 4 };
+        let by_lines = g.is_3x3() && (g.width as usize).is_multiple_of(wide) && x.at.is_multiple_of(16);
+        let (name, threads) = match by_lines {
+            true => (Name::Columns3x3, g.inputs as usize * pixels / wide),
+            false => (Name::Columns, g.inputs as usize * pixels),
+        };
+        launch!(gpu, name.of(x.half), over(threads, images), x.at, room.operand.at, *g, row as i32, rows as i32)?;
         Ok(Self { matrix: Matrix::new(&room.operand, pixels).apart(g.taps() * pixels), _room: room })
     }
 }
@@ -82,44 +92,38 @@ pub fn forward(
     let gpu = Gpu::new(&x.device)?;
     let (batch, outputs) = (lx.dims()[0], lw.dims()[0]);
     let (x, w) = (operand(x, lx)?, operand(w, lw)?);
-    let bias = bias.map(|(bias, layout)| operand(bias, layout)).transpose()?;
-    let y = convolve(&gpu, g, x, w, bias, (batch, outputs))?;
-    Ok(output(&gpu, y, (batch, outputs, g.out_height as usize, g.out_width as usize)))
+    let y = convolve(&gpu, g, x, w, (batch, outputs))?;
+    if let Some((bias, layout)) = bias {
+        let (bias, y) = (gpu.as_type(operand(bias, layout)?, false)?, y.operand);
+        each!(&gpu, Name::BiasMaps.of(y.half), y.len, bias.operand.at, y.at, y.len, g.pixels(), outputs)?;
+    }
+    output(&gpu, y, (batch, outputs, g.out_height as usize, g.out_width as usize))
 }
 
-fn convolve(
-    gpu: &Gpu,
-    g: &Geometry,
-    x: Operand,
-    w: Operand,
-    bias: Option<Operand>,
-    (batch, outputs): (usize, usize),
-) -> Result<Floats> {
+/// Without a bias, in the type of `x`.
+fn convolve(gpu: &Gpu, g: &Geometry, x: Operand, w: Operand, (batch, outputs): (usize, usize)) -> Result<Room> {
     let sample = outputs * g.pixels();
-    let y = gpu.floats(batch * sample)?;
-    let to = Operand { at: gpu.address(&y), len: batch * sample, half: false };
-    let mut beta = 0.0;
-    if let Some(bias) = bias {
-        each!(gpu, Name::FillMaps, to.len, bias.at, to.at, to.len, g.pixels(), outputs)?;
-        beta = 1.0;
-    }
-    let weight = Matrix::new(&w, g.taps());
+    let y = gpu.room(batch * sample, x.half)?;
+    let to = y.operand;
+    let half = x.half || w.half;
+    let (x, w) = (gpu.as_type(x, half)?, gpu.as_type(w, half)?);
+    let weight = Matrix::new(&w.operand, g.taps());
     let multiply = |columns: Matrix, images: usize, image: usize, first: usize, pixels: usize| {
         let sizes = Sizes { batch: images, m: outputs, n: pixels, k: g.taps() };
         let to = Matrix { at: to.from(image * sample + first), ..Matrix::new(&to, g.pixels()) };
-        product(gpu, sizes, weight, columns, (1.0, beta), to.apart(sample))
+        product(gpu, sizes, weight, columns, (1.0, 0.0), to.apart(sample))
     };
     if g.is_product() {
-        let x = gpu.beside(x, w.half)?;
         multiply(Matrix::new(&x.operand, g.pixels()).apart(g.in_sample()), batch, 0, 0, g.pixels())?;
         return Ok(y);
     }
-    let (images, rows) = g.shares(batch, if w.half { 2 } else { 4 });
+    let (images, rows) = g.shares(batch, if half { 2 } else { 4 });
     for image in (0..batch).step_by(images) {
         let images = images.min(batch - image);
         for row in (0..g.out_height as usize).step_by(rows) {
             let rows = rows.min(g.out_height as usize - row);
-            let columns = Columns::new(gpu, g, x.from(image * g.in_sample()), images, (row, rows), w.half)?;
+            let from = Operand { at: x.operand.from(image * g.in_sample()), ..x.operand };
+            let columns = Columns::new(gpu, g, from, images, (row, rows))?;
             let width = g.out_width as usize;
             multiply(columns.matrix, images, image, row * width, rows * width)?;
         }
@@ -127,40 +131,47 @@ fn convolve(
     Ok(y)
 }
 
-/// `dx` and `dW`, each where tracked.
+/// `dx` and `dW`, each where tracked; `dW` in `f32`.
 pub fn backward(g: &Geometry, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
     let gpu = Gpu::of(dy)?;
     let ((sx, lx), (sw, lw), (sd, ld)) = (x.storage_and_layout(), w.storage_and_layout(), dy.storage_and_layout());
     let (weight, dy) = (input(&sw, lw)?, input(&sd, ld)?);
     let (batch, outputs) = (x.dim(0)?, w.dim(0)?);
     let dx = match x.track_op() {
-        true => Some(tensor(&gpu, input_gradient(&gpu, g, weight, dy, (batch, outputs))?, x.shape())),
+        true => {
+            let dx = input_gradient(&gpu, g, weight, dy, (batch, outputs))?;
+            Some(tensor(&gpu, gpu.given_as(dx, is_half(x))?, x.shape())?)
+        }
         false => None,
     };
     let dw = match w.track_op() {
         // a frozen layer's input may have been released
-        true => Some(tensor(&gpu, weight_gradient(&gpu, g, input(&sx, lx)?, dy, (batch, outputs))?, w.shape())),
+        true => {
+            let dw = weight_gradient(&gpu, g, input(&sx, lx)?, dy, (batch, outputs))?;
+            Some(tensor(&gpu, dw, w.shape())?)
+        }
         false => None,
     };
     Ok((dx, dw))
 }
 
+/// In the type of `dy`.
 fn input_gradient(
     gpu: &Gpu,
     g: &Geometry,
     weight: Operand,
     dy: Operand,
     (batch, outputs): (usize, usize),
-) -> Result<Floats> {
-    if (g.kernel, g.stride, g.padding) == (3, 1, 1) {
+) -> Result<Room> {
+    if g.is_3x3() {
         return flipped(gpu, g, weight, dy, (batch, outputs));
     }
-    let dx = gpu.floats(batch * g.in_sample())?;
-    let to = Operand { at: gpu.address(&dx), len: batch * g.in_sample(), half: false };
+    let (dx, half) = (gpu.room(batch * g.in_sample(), dy.half)?, dy.half || weight.half);
+    let to = dx.operand;
     let (pixels, sample) = (g.pixels(), outputs * g.pixels());
-    let dy = gpu.beside(dy, weight.half)?;
+    let (dy, weight) = (gpu.as_type(dy, half)?, gpu.as_type(weight, half)?);
     let dy = Matrix::new(&dy.operand, pixels).apart(sample);
-    let weight = Matrix::new(&weight, g.taps()).t();
+    let weight = Matrix::new(&weight.operand, g.taps()).t();
     let sizes = |images| Sizes { batch: images, m: g.taps(), n: pixels, k: outputs };
     if g.is_product() {
         let to = Matrix::new(&to, pixels).apart(g.in_sample());
@@ -169,50 +180,46 @@ fn input_gradient(
     }
     let columns = g.taps() * pixels;
     let images = (8 * COLUMNS / (4 * columns).max(1)).clamp(1, batch.max(1));
-    let memory = gpu.floats(images * columns)?;
-    let between = Operand { at: gpu.address(&memory), len: images * columns, half: false };
+    let between = gpu.room(images * columns, false)?;
     let bytes = if dy.half { 2 } else { 4 };
     for image in (0..batch).step_by(images) {
         let images = images.min(batch - image);
         let dy = Matrix { at: dy.at + (image * sample * bytes) as u64, ..dy };
-        product(gpu, sizes(images), weight, dy, (1.0, 0.0), Matrix::new(&between, pixels).apart(columns))?;
-        let grid = over(g.in_sample(), images);
-        launch!(gpu, Name::ColumnsGrad, grid, between.at, to.from(image * g.in_sample()), *g)?;
+        let into = Matrix::new(&between.operand, pixels).apart(columns);
+        product(gpu, sizes(images), weight, dy, (1.0, 0.0), into)?;
+        let (grid, name) = (over(g.in_sample(), images), Name::ColumnsGrad.of(to.half));
+        launch!(gpu, name, grid, between.operand.at, to.from(image * g.in_sample()), *g)?;
     }
     Ok(dx)
 }
 
 /// The input's gradient of a 3x3 convolution of stride 1 and padding 1: the same of `dy`, with the kernel flipped and its channels
 /// swapped.
-fn flipped(gpu: &Gpu, g: &Geometry, w: Operand, dy: Operand, (batch, outputs): (usize, usize)) -> Result<Floats> {
+fn flipped(gpu: &Gpu, g: &Geometry, w: Operand, dy: Operand, (batch, outputs): (usize, usize)) -> Result<Room> {
     let room = gpu.room(w.len, w.half)?;
     let inputs = g.inputs as usize;
-    let grid = ((inputs.div_ceil(16) as u32, outputs.div_ceil(16) as u32, 1), (16, 16, 1));
-    let name = if w.half { Name::FlipBf16 } else { Name::FlipF32 };
-    launch!(gpu, name, grid, w.at, room.operand.at, outputs as i32, g.inputs)?;
+    let grid = ((inputs.div_ceil(32) as u32, outputs.div_ceil(32) as u32, 1), (THREADS as u32, 1, 1));
+    launch!(gpu, Name::Flip.of(w.half), grid, w.at, room.operand.at, outputs as i32, g.inputs)?;
     let swapped = Geometry { inputs: outputs as i32, ..*g };
-    convolve(gpu, &swapped, dy, room.operand, None, (batch, inputs))
+    convolve(gpu, &swapped, dy, room.operand, (batch, inputs))
 }
 
-fn weight_gradient(
-    gpu: &Gpu,
-    g: &Geometry,
-    x: Operand,
-    dy: Operand,
-    (batch, outputs): (usize, usize),
-) -> Result<Floats> {
-    let dw = gpu.floats(outputs * g.taps())?;
-    let to = Matrix { at: gpu.address(&dw), half: false, line: g.taps(), transposed: false, apart: 0 };
+fn weight_gradient(gpu: &Gpu, g: &Geometry, x: Operand, dy: Operand, (batch, outputs): (usize, usize)) -> Result<Room> {
+    let dw = gpu.room(outputs * g.taps(), false)?;
+    let to = Matrix::new(&dw.operand, g.taps());
+    let dy = gpu.as_type(dy, x.half)?;
     let (_, rows) = g.shares(1, 4);
     let width = g.out_width as usize;
     let mut beta = 0.0;
     for image in 0..batch {
         for row in (0..g.out_height as usize).step_by(rows) {
             let rows = rows.min(g.out_height as usize - row);
-            let columns = Columns::new(gpu, g, x.from(image * g.in_sample()), 1, (row, rows), false)?;
-            let dy = Operand { at: dy.from((image * outputs * g.out_height as usize + row) * width), ..dy };
+            let from = Operand { at: x.from(image * g.in_sample()), ..x };
+            let columns = Columns::new(gpu, g, from, 1, (row, rows))?;
+            let at = dy.operand.from((image * outputs * g.out_height as usize + row) * width);
+            let dy = Matrix { at, ..Matrix::new(&dy.operand, g.pixels()) };
             let sizes = Sizes { batch: 1, m: outputs, n: g.taps(), k: rows * width };
-            product(gpu, sizes, Matrix::new(&dy, g.pixels()), columns.matrix.t(), (1.0, beta), to)?;
+            product(gpu, sizes, dy, columns.matrix.t(), (1.0, beta), to)?;
             beta = 1.0;
         }
     }

@@ -50,21 +50,22 @@ pub fn forward(
     let gpu = Gpu::new(&x.device)?;
     let s = Sizes::new(lx.dims(), way.groups);
     let (x, w, b) = (operand(x, lx)?, operand(w, lw)?, operand(b, lb)?);
+    let (w, b) = (gpu.as_type(w, false)?, gpu.as_type(b, false)?);
     let parts = gpu.floats(2 * s.batch * way.groups * s.chunks)?;
     let stats = gpu.floats(2 * s.batch * way.groups)?;
-    let y = gpu.floats(x.len)?;
+    let y = gpu.room(x.len, x.half)?;
     let to_parts = gpu.address(&parts);
-    launch!(&gpu, Name::GroupSums, s.grid(way.groups), x.at, to_parts, s.size)?;
-    let (to_y, to_stats) = (gpu.address(&y), gpu.address(&stats));
+    launch!(&gpu, Name::GroupSums.of(x.half), s.grid(way.groups), x.at, to_parts, s.size)?;
+    let (to_y, to_stats) = (y.operand.at, gpu.address(&stats));
     let (groups, eps, silu) = (way.groups as i32, way.eps as f32, i32::from(way.silu));
     launch!(
         &gpu,
-        Name::GroupNorm,
+        Name::GroupNorm.of(x.half),
         s.grid(way.groups),
         x.at,
         to_parts,
-        w.at,
-        b.at,
+        w.operand.at,
+        b.operand.at,
         to_y,
         to_stats,
         s.size,
@@ -73,7 +74,7 @@ pub fn forward(
         eps,
         silu,
     )?;
-    Ok((output(&gpu, y, lx.shape().clone()), stats))
+    Ok((output(&gpu, y, lx.shape().clone())?, stats))
 }
 
 /// `dx`, `dw` and `db`, each where tracked.
@@ -88,17 +89,20 @@ pub fn backward(
     let ((sx, lx), (sw, lw)) = (x.storage_and_layout(), weight.storage_and_layout());
     let ((sb, lb), (sd, ld)) = (bias.storage_and_layout(), dy.storage_and_layout());
     let (values, w, b, dy) = (input(&sx, lx)?, input(&sw, lw)?, input(&sb, lb)?, input(&sd, ld)?);
+    let half = values.half;
+    let rooms = (gpu.as_type(w, false)?, gpu.as_type(b, false)?, gpu.as_type(dy, half)?);
+    let (w, b, dy) = (rooms.0.operand, rooms.1.operand, rooms.2.operand);
     let stats = gpu.address(stats);
     let (groups, silu) = (way.groups as i32, i32::from(way.silu));
     let (mut dx, mut dw, mut db) = (None, None, None);
     if x.track_op() {
         let parts = gpu.floats(2 * s.batch * way.groups * s.chunks)?;
-        let gradient = gpu.floats(values.len)?;
-        let (to_parts, to_x) = (gpu.address(&parts), gpu.address(&gradient));
+        let gradient = gpu.room(values.len, half)?;
+        let (to_parts, to_x) = (gpu.address(&parts), gradient.operand.at);
         let grid = s.grid(way.groups);
         launch!(
             &gpu,
-            Name::GroupGradSums,
+            Name::GroupGradSums.of(half),
             grid,
             values.at,
             dy.at,
@@ -113,7 +117,7 @@ pub fn backward(
         )?;
         launch!(
             &gpu,
-            Name::GroupNormGrad,
+            Name::GroupNormGrad.of(half),
             grid,
             values.at,
             dy.at,
@@ -127,15 +131,15 @@ pub fn backward(
             groups,
             silu,
         )?;
-        dx = Some(tensor(&gpu, gradient, x.shape()));
+        dx = Some(tensor(&gpu, gradient, x.shape())?);
     }
     if weight.track_op() || bias.track_op() {
-        let (to_weight, to_bias) = (gpu.floats(s.channels)?, gpu.floats(s.channels)?);
+        let (to_weight, to_bias) = (gpu.room(s.channels, false)?, gpu.room(s.channels, false)?);
         let grid = ((s.channels as u32, 1, 1), (THREADS as u32, 1, 1));
-        let (to_w, to_b) = (gpu.address(&to_weight), gpu.address(&to_bias));
+        let (to_w, to_b) = (to_weight.operand.at, to_bias.operand.at);
         launch!(
             &gpu,
-            Name::GroupWeightGrad,
+            Name::GroupWeightGrad.of(half),
             grid,
             values.at,
             dy.at,
@@ -150,8 +154,8 @@ pub fn backward(
             groups,
             silu,
         )?;
-        dw = weight.track_op().then(|| tensor(&gpu, to_weight, s.channels));
-        db = bias.track_op().then(|| tensor(&gpu, to_bias, s.channels));
+        dw = weight.track_op().then(|| tensor(&gpu, to_weight, s.channels)).transpose()?;
+        db = bias.track_op().then(|| tensor(&gpu, to_bias, s.channels)).transpose()?;
     }
     Ok((dx, dw, db))
 }

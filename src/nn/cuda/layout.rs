@@ -3,15 +3,19 @@
 use super::*;
 use candle_core::{CudaStorage, Layout, Shape};
 
-/// `(B, M, N)` -> `(B, N, M)`.
-pub fn swap(x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+/// `(B, M, N)` -> `(B, N, M)`, given as `shape`.
+pub fn swap(
+    x: &CudaStorage,
+    layout: &Layout,
+    (b, m, n): (usize, usize, usize),
+    shape: &Shape,
+) -> Result<(CudaStorage, Shape)> {
     let gpu = Gpu::new(&x.device)?;
-    let (b, m, n) = layout.shape().dims3()?;
     let x = operand(x, layout)?;
-    let y = gpu.floats(x.len)?;
+    let y = gpu.room(x.len, x.half)?;
     let grid = (n.div_ceil(32) as u32, m.div_ceil(32) as u32, b as u32);
-    launch!(&gpu, Name::Swap, (grid, (32, 8, 1)), x.at, gpu.address(&y), m as i32, n as i32)?;
-    Ok(output(&gpu, y, (b, n, m)))
+    launch!(&gpu, Name::Swap.of(x.half), (grid, (32, 8, 1)), x.at, y.operand.at, m as i32, n as i32)?;
+    output(&gpu, y, shape.clone())
 }
 
 /// `x` `(B, C, H, W)`, `e` `(B, C)` -> `(B, C, H, W)`.
@@ -22,17 +26,18 @@ pub fn add_per_channel(
     let gpu = Gpu::new(&x.device)?;
     let (_, _, h, w) = lx.shape().dims4()?;
     let (x, e) = (operand(x, lx)?, operand(e, le)?);
-    let y = gpu.floats(x.len)?;
-    each!(&gpu, Name::AddPerMap, x.len, x.at, e.at, gpu.address(&y), x.len, h * w)?;
-    Ok(output(&gpu, y, lx.shape().clone()))
+    let (e, y) = (gpu.as_type(e, false)?, gpu.room(x.len, x.half)?);
+    each!(&gpu, Name::AddPerMap.of(x.half), x.len, x.at, e.operand.at, y.operand.at, x.len, h * w)?;
+    output(&gpu, y, lx.shape().clone())
 }
 
-/// Sums of `maps` runs of `pixels` elements each.
+/// Sums of `maps` runs of `pixels` elements each, in `f32`.
 pub fn map_sums(x: &Tensor, maps: usize, pixels: usize) -> Result<Tensor> {
     let gpu = Gpu::of(x)?;
     let (storage, layout) = x.storage_and_layout();
-    let sums = gpu.floats(maps)?;
+    let x = input(&storage, layout)?;
+    let sums = gpu.room(maps, false)?;
     let grid = ((maps as u32, 1, 1), (THREADS as u32, 1, 1));
-    launch!(&gpu, Name::MapSums, grid, input(&storage, layout)?.at, gpu.address(&sums), pixels)?;
-    Ok(tensor(&gpu, sums, maps))
+    launch!(&gpu, Name::MapSums.of(x.half), grid, x.at, sums.operand.at, pixels)?;
+    tensor(&gpu, sums, maps)
 }

@@ -17,21 +17,22 @@ pub fn forward(
     if let Some(last) = shape.last_mut() {
         *last = outputs;
     }
-    let y = gpu.floats(rows * outputs)?;
-    let to = Operand { at: gpu.address(&y), len: rows * outputs, half: false };
+    let y = gpu.room(rows * outputs, x.half)?;
     let mut beta = 0.0;
     if let Some((bias, layout)) = bias {
-        each!(&gpu, Name::FillRows, to.len, operand(bias, layout)?.at, to.at, to.len, outputs)?;
+        let (bias, name) = (gpu.as_type(operand(bias, layout)?, false)?, Name::FillRows.of(x.half));
+        each!(&gpu, name, y.operand.len, bias.operand.at, y.operand.at, y.operand.len, outputs)?;
         beta = 1.0;
     }
-    let x = gpu.beside(x, w.half)?;
+    let half = x.half || w.half;
+    let (x, w) = (gpu.as_type(x, half)?, gpu.as_type(w, half)?);
     let sizes = Sizes { batch: 1, m: rows, n: outputs, k: inputs };
-    let (a, b) = (Matrix::new(&x.operand, inputs), Matrix::new(&w, inputs).t());
-    product(&gpu, sizes, a, b, (1.0, beta), Matrix::new(&to, outputs))?;
-    Ok(output(&gpu, y, shape))
+    let (a, b) = (Matrix::new(&x.operand, inputs), Matrix::new(&w.operand, inputs).t());
+    product(&gpu, sizes, a, b, (1.0, beta), Matrix::new(&y.operand, outputs))?;
+    output(&gpu, y, shape)
 }
 
-/// `dx = dy W` and `dW = dy^T x`, each where tracked.
+/// `dx = dy W` and `dW = dy^T x`, each where tracked; `dW` in `f32`.
 pub fn backward(x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
     let gpu = Gpu::of(dy)?;
     let (outputs, inputs) = w.dims2()?;
@@ -41,22 +42,22 @@ pub fn backward(x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, 
     let (weight, dy) = (input(&sw, lw)?, input(&sd, ld)?);
     let (mut dx, mut dw) = (None, None);
     if x.track_op() {
-        let gradient = gpu.floats(elements)?;
-        let to = Operand { at: gpu.address(&gradient), len: elements, half: false };
-        let dy = gpu.beside(dy, weight.half)?;
+        let half = dy.half || weight.half;
+        let gradient = gpu.room(elements, is_half(x))?;
+        let (dy, weight) = (gpu.as_type(dy, half)?, gpu.as_type(weight, half)?);
         let sizes = Sizes { batch: 1, m: rows, n: inputs, k: outputs };
-        let (a, b) = (Matrix::new(&dy.operand, outputs), Matrix::new(&weight, inputs));
-        product(&gpu, sizes, a, b, (1.0, 0.0), Matrix::new(&to, inputs))?;
-        dx = Some(tensor(&gpu, gradient, x.shape()));
+        let (a, b) = (Matrix::new(&dy.operand, outputs), Matrix::new(&weight.operand, inputs));
+        product(&gpu, sizes, a, b, (1.0, 0.0), Matrix::new(&gradient.operand, inputs))?;
+        dx = Some(tensor(&gpu, gradient, x.shape())?);
     }
     if w.track_op() {
         let values = input(&sx, lx)?; // not before: a frozen layer's input may have been released
-        let gradient = gpu.floats(outputs * inputs)?;
-        let to = Operand { at: gpu.address(&gradient), len: outputs * inputs, half: false };
+        let dy = gpu.as_type(dy, values.half)?;
+        let gradient = gpu.room(outputs * inputs, false)?;
         let sizes = Sizes { batch: 1, m: outputs, n: inputs, k: rows };
-        let (a, b) = (Matrix::new(&dy, outputs).t(), Matrix::new(&values, inputs));
-        product(&gpu, sizes, a, b, (1.0, 0.0), Matrix::new(&to, inputs))?;
-        dw = Some(tensor(&gpu, gradient, w.shape()));
+        let (a, b) = (Matrix::new(&dy.operand, outputs).t(), Matrix::new(&values, inputs));
+        product(&gpu, sizes, a, b, (1.0, 0.0), Matrix::new(&gradient.operand, inputs))?;
+        dw = Some(tensor(&gpu, gradient, w.shape())?);
     }
     Ok((dx, dw))
 }
@@ -66,7 +67,7 @@ pub fn column_sums(dy: &Tensor, width: usize) -> Result<Tensor> {
     let gpu = Gpu::of(dy)?;
     let (storage, layout) = dy.storage_and_layout();
     let dy = input(&storage, layout)?;
-    let sums = gpu.floats(width)?;
-    launch!(&gpu, Name::ColumnSums, columns(width), dy.at, gpu.address(&sums), dy.len / width.max(1), width)?;
-    Ok(tensor(&gpu, sums, width))
+    let (sums, rows) = (gpu.room(width, false)?, dy.len / width.max(1));
+    launch!(&gpu, Name::ColumnSums.of(dy.half), columns(width), dy.at, sums.operand.at, rows, width)?;
+    tensor(&gpu, sums, width)
 }

@@ -5,7 +5,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::cuda_backend::{CudaDType, CudaStorage, CudaStorageSlice};
 use candle_core::op::BackpropOp;
-use candle_core::{Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{DType, Layout, Result, Shape, Storage, Tensor, bail};
 use half::bf16;
 
 /// Memory on the device.
@@ -62,23 +62,71 @@ pub fn input(storage: &Storage, layout: &Layout) -> Result<Operand> {
     }
 }
 
+/// Memory of one type or the other.
+pub enum Memory {
+    Whole(Floats),
+    Half(Halves),
+}
+
+/// An operand, and the memory that it lies in as long as this is held.
+pub struct Room {
+    pub operand: Operand,
+    memory: Option<Memory>,
+}
+
+impl Room {
+    /// An operand that someone else holds.
+    pub fn borrowed(operand: Operand) -> Self {
+        Self { operand, memory: None }
+    }
+
+    /// All of a memory.
+    pub fn of(gpu: &Gpu, memory: Memory) -> Self {
+        let (at, len, half) = match &memory {
+            Memory::Whole(slice) => (gpu.address(slice), slice.len(), false),
+            Memory::Half(slice) => (gpu.address(slice), slice.len(), true),
+        };
+        Self { operand: Operand { at, len, half }, memory: Some(memory) }
+    }
+
+    fn storage(self, gpu: &Gpu) -> Result<CudaStorage> {
+        match self.memory {
+            Some(Memory::Whole(slice)) => Ok(f32::wrap_cuda_slice(slice, gpu.device.clone())),
+            Some(Memory::Half(slice)) => Ok(bf16::wrap_cuda_slice(slice, gpu.device.clone())),
+            None => bail!("a fused op gave what is not its own"),
+        }
+    }
+}
+
 /// What an op's forward pass gives.
-pub fn output(gpu: &Gpu, values: Floats, shape: impl Into<Shape>) -> (CudaStorage, Shape) {
-    (f32::wrap_cuda_slice(values, gpu.device.clone()), shape.into())
+pub fn output(gpu: &Gpu, values: Room, shape: impl Into<Shape>) -> Result<(CudaStorage, Shape)> {
+    Ok((values.storage(gpu)?, shape.into()))
 }
 
 /// A tensor without a graph, as gradients are.
-pub fn tensor(gpu: &Gpu, values: Floats, shape: impl Into<Shape>) -> Tensor {
-    let storage = f32::wrap_cuda_slice(values, gpu.device.clone());
-    Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false)
+pub fn tensor(gpu: &Gpu, values: Room, shape: impl Into<Shape>) -> Result<Tensor> {
+    let storage = Storage::Cuda(values.storage(gpu)?);
+    Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+}
+
+/// Whether a tensor is of `bf16`, whatever became of its elements.
+pub fn is_half(x: &Tensor) -> bool {
+    x.dtype() == DType::BF16
 }
 
 /// Gives the elements back, if there are no others in the same memory; see `nn::release`.
 pub fn release(storage: &mut CudaStorage, layout: &Layout) -> Result<()> {
-    if let CudaStorageSlice::F32(slice) = &storage.slice
-        && slice.len() == layout.shape().elem_count()
-    {
-        storage.slice = CudaStorageSlice::F32(storage.device.alloc_zeros::<f32>(1)?);
+    let count = layout.shape().elem_count();
+    // SAFETY: what is left has fewer elements than any operand, so that nothing reads it (see `operand`).
+    match &storage.slice {
+        CudaStorageSlice::F32(slice) if slice.len() == count => {
+            storage.slice = CudaStorageSlice::F32(unsafe { storage.device.alloc::<f32>(1) }?);
+        }
+        // SAFETY: as above.
+        CudaStorageSlice::BF16(slice) if slice.len() == count => {
+            storage.slice = CudaStorageSlice::BF16(unsafe { storage.device.alloc::<bf16>(1) }?);
+        }
+        _ => {}
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! The layers on an NVIDIA GPU: products through cuBLAS, everything around them by the kernels in `kernels/*.cu`, which
 //! `build.rs` compiles to PTX.
 //!
-//! Activations, gradients and trainable weights are `f32`. A frozen weight kept in `bf16` is multiplied as such: the other operand
-//! is rounded to `bf16` beside it, sums are `f32`. Every result is the same bit for bit each time: no atomics, one stream.
+//! Trainable weights, their gradients and what is summed are `f32`. Activations are `f32` or `bf16`, as what goes into a network is: an
+//! op's result is of the type of its first operand, and a gradient of the type of what it belongs to. Where one factor of a product
+//! is `bf16`, the other is rounded to `bf16` beside it. Every result is the same bit for bit each time: no atomics, one stream.
 
 pub mod activation;
 pub mod attention;
@@ -21,7 +22,7 @@ use candle_core::cuda_backend::CudaDevice;
 use candle_core::{Device, Result, Tensor, bail};
 use half::bf16;
 pub use memory::{Floats, release};
-use memory::{Halves, Operand, input, operand, output, tensor};
+use memory::{Memory, Operand, Room, input, is_half, operand, output, tensor};
 use module::{Kernels, Name};
 use product::{Matrix, Sizes, product};
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub fn half_attention() -> bool {
     HALF_ATTENTION.load(Ordering::Relaxed)
 }
 
-/// A GPU with its kernels loaded.
+/// A GPU with its kernels.
 struct Gpu {
     device: CudaDevice,
     stream: Arc<candle_core::cuda_backend::cudarc::driver::CudaStream>,
@@ -54,7 +55,7 @@ struct Gpu {
 
 impl Gpu {
     fn new(device: &CudaDevice) -> Result<Self> {
-        Ok(Self { device: device.clone(), stream: device.cuda_stream(), kernels: Kernels::of(device)? })
+        Ok(Self { device: device.clone(), stream: device.cuda_stream(), kernels: Kernels::of(device) })
     }
 
     /// The GPU of a tensor.
@@ -73,16 +74,28 @@ impl Gpu {
 
     /// Room for `n` values of either type, as [`Gpu::floats`].
     fn room(&self, n: usize, half: bool) -> Result<Room> {
-        let (floats, halves, at);
-        if half {
+        let memory = match half {
             // SAFETY: as above.
-            let memory = unsafe { self.device.alloc::<bf16>(n) }?;
-            (at, floats, halves) = (self.address(&memory), None, Some(memory));
-        } else {
-            let memory = self.floats(n)?;
-            (at, floats, halves) = (self.address(&memory), Some(memory), None);
+            true => Memory::Half(unsafe { self.device.alloc::<bf16>(n) }?),
+            false => Memory::Whole(self.floats(n)?),
+        };
+        Ok(Room::of(self, memory))
+    }
+
+    /// `x` as it is, or copied to the other type; whoever takes the operand holds the room.
+    fn as_type(&self, x: Operand, half: bool) -> Result<Room> {
+        if x.half == half {
+            return Ok(Room::borrowed(x));
         }
-        Ok(Room { operand: Operand { at, len: n, half }, _floats: floats, _halves: halves })
+        let room = self.room(x.len, half)?;
+        let name = if half { Name::ToBf16 } else { Name::ToF32 };
+        each!(self, name, x.len, x.at, room.operand.at, x.len)?;
+        Ok(room)
+    }
+
+    /// What was computed in one type, as its taker wants it.
+    fn given_as(&self, x: Room, half: bool) -> Result<Room> {
+        if x.operand.half == half { Ok(x) } else { self.as_type(x.operand, half) }
     }
 }
 
@@ -91,7 +104,7 @@ macro_rules! launch {
     ($gpu:expr, $name:expr, $shape:expr, $($argument:expr),+ $(,)?) => {{
         use candle_core::cuda_backend::{WrapErr, cudarc::driver::{LaunchConfig, PushKernelArg}};
         let gpu: &$crate::nn::cuda::Gpu = $gpu;
-        let mut launch = gpu.stream.launch_builder(gpu.kernels.get($name));
+        let mut launch = gpu.stream.launch_builder(gpu.kernels.get($name)?);
         $(
             let argument = $argument;
             launch.arg(&argument);
@@ -116,7 +129,7 @@ use each;
 /// Blocks, and threads of each.
 type Grid = ((u32, u32, u32), (u32, u32, u32));
 
-/// A grid of `rows` lines, each for `n` elements.
+/// A grid of `rows` lines, each for `n` elements, of which a thread may take several.
 fn over(n: usize, rows: usize) -> Grid {
     ((n.div_ceil(THREADS).clamp(1, BLOCKS) as u32, rows as u32, 1), (THREADS as u32, 1, 1))
 }
@@ -131,24 +144,7 @@ fn columns(width: usize) -> Grid {
     ((width.div_ceil(32) as u32, 1, 1), (32, 32, 1))
 }
 
-/// Memory that is an operand as long as it is held.
-struct Room {
-    operand: Operand,
-    _floats: Option<Floats>,
-    _halves: Option<Halves>,
-}
-
 impl Gpu {
-    /// `x` as it is, or rounded to `bf16` as the weight beside it asks for; whoever takes the operand holds the room.
-    fn beside(&self, x: Operand, half: bool) -> Result<Room> {
-        if !half {
-            return Ok(Room { operand: x, _floats: None, _halves: None });
-        }
-        let room = self.room(x.len, true)?;
-        each!(self, Name::ToBf16, x.len, x.at, room.operand.at, x.len)?;
-        Ok(room)
-    }
-
     /// Where memory lies on the device.
     fn address<T>(&self, slice: &candle_core::cuda_backend::cudarc::driver::CudaSlice<T>) -> u64 {
         use candle_core::cuda_backend::cudarc::driver::DevicePtr;

@@ -47,13 +47,13 @@ pub struct Sizes {
     pub k: usize,
 }
 
-/// `c = alpha a b + beta c`; `c` is `f32` and not transposed. In full `f32`, in TF32 if candle's switch for that is on, or of
-/// `bf16` operands with sums in `f32`.
+/// `c = alpha a b + beta c`; `c` is not transposed, and `f32` unless `a` and `b` are `bf16`, where it may be either. In full `f32`, in
+/// TF32 if candle's switch for that is on, or of `bf16` operands with sums in `f32`.
 ///
 /// # Errors
 /// If the operands are of different types, or a size is beyond what cuBLAS takes.
 pub fn product(gpu: &Gpu, sizes: Sizes, a: Matrix, b: Matrix, (alpha, beta): (f32, f32), c: Matrix) -> Result<()> {
-    if a.half != b.half || c.half || c.transposed {
+    if a.half != b.half || (c.half && !a.half) || c.transposed {
         bail!("a product got operands that do not fit each other");
     }
     let int = |n: usize| i32::try_from(n).map_err(|_| candle_core::Error::msg(format!("{n} is too large for cuBLAS")));
@@ -70,7 +70,7 @@ pub fn product(gpu: &Gpu, sizes: Sizes, a: Matrix, b: Matrix, (alpha, beta): (f3
     gpu.stream.context().bind_to_thread().w()?;
     let (alpha, beta) = ((&raw const alpha).cast(), (&raw const beta).cast());
     let algorithm = sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT;
-    let whole = sys::cudaDataType_t::CUDA_R_32F;
+    let result_kind = if c.half { sys::cudaDataType_t::CUDA_R_16BF } else { sys::cudaDataType_t::CUDA_R_32F };
     // cuBLAS counts columns first: what it is told is c^T = b^T a^T
     let (m, n, k) = (int(sizes.n)?, int(sizes.m)?, int(sizes.k)?);
     let (line_a, line_b, line_c) = (int(b.line)?, int(a.line)?, int(c.line)?);
@@ -95,7 +95,7 @@ pub fn product(gpu: &Gpu, sizes: Sizes, a: Matrix, b: Matrix, (alpha, beta): (f3
                 line_b,
                 beta,
                 at_c,
-                whole,
+                result_kind,
                 line_c,
                 compute,
                 algorithm,
@@ -119,7 +119,7 @@ pub fn product(gpu: &Gpu, sizes: Sizes, a: Matrix, b: Matrix, (alpha, beta): (f3
                 a.apart as i64,
                 beta,
                 at_c,
-                whole,
+                result_kind,
                 line_c,
                 c.apart as i64,
                 int(sizes.batch)?,

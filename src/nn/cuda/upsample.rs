@@ -8,9 +8,9 @@ pub fn forward(x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)>
     let gpu = Gpu::new(&x.device)?;
     let (b, c, h, w) = layout.shape().dims4()?;
     let x = operand(x, layout)?;
-    let y = gpu.floats(4 * x.len)?;
-    each!(&gpu, Name::Upsample, 4 * x.len, x.at, gpu.address(&y), 4 * x.len, w)?;
-    Ok(output(&gpu, y, (b, c, 2 * h, 2 * w)))
+    let y = gpu.room(4 * x.len, x.half)?;
+    each!(&gpu, Name::Upsample.of(x.half), x.len, x.at, y.operand.at, x.len, w)?;
+    output(&gpu, y, (b, c, 2 * h, 2 * w))
 }
 
 /// Sums of the four that an element became.
@@ -19,7 +19,7 @@ pub fn backward(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let (_, _, _, w) = x.dims4()?;
     let (storage, layout) = dy.storage_and_layout();
     let dy = input(&storage, layout)?;
-    let dx = gpu.floats(dy.len / 4)?;
-    each!(&gpu, Name::UpsampleGrad, dy.len / 4, dy.at, gpu.address(&dx), dy.len / 4, w)?;
-    Ok(tensor(&gpu, dx, x.shape()))
+    let dx = gpu.room(dy.len / 4, dy.half)?;
+    each!(&gpu, Name::UpsampleGrad.of(dy.half), dy.len / 4, dy.at, dx.operand.at, dy.len / 4, w)?;
+    tensor(&gpu, dx, x.shape())
 }

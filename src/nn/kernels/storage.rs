@@ -8,15 +8,16 @@ fn at_home(x: &Tensor) -> bool {
     x.device().is_cpu() || cfg!(feature = "cuda") && x.device().is_cuda()
 }
 
-/// Whether the fused `f32` kernels apply to all of these.
+/// Whether the fused kernels apply to all of these: of `f32`, or on a GPU of `bf16`.
 pub fn fused(tensors: &[&Tensor]) -> bool {
-    tensors.iter().all(|x| x.dtype() == DType::F32 && at_home(x))
+    let halved = |x: &Tensor| cfg!(feature = "cuda") && x.dtype() == DType::BF16 && x.device().is_cuda();
+    tensors.iter().all(|x| x.dtype() == DType::F32 && at_home(x) || halved(x))
 }
 
 /// As [`fused`], for operands that are multiplied by a `weight`, which may be `bf16` as long as it is frozen.
 pub fn fused_with(weight: &Tensor, others: &[&Tensor]) -> bool {
     let halved = weight.dtype() == DType::BF16 && at_home(weight) && !weight.track_op();
-    fused(others) && (halved || fused(&[weight]))
+    fused(others) && (halved || weight.dtype() == DType::F32 && at_home(weight))
 }
 
 /// The elements of a contiguous weight.

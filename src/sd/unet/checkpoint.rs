@@ -6,7 +6,7 @@
 //! At most one piece's graph is in memory. Nothing before the first trainable parameter is computed again.
 
 use super::{AddedConditions, Stage, Unet};
-use crate::nn::{Gradients, ParamStore, complete, gather, on_deep_stack, total};
+use crate::nn::{Gradients, ParamStore, complete, gather, on_deep_stack, record, total};
 use crate::sd::Conditions;
 use crate::{Error, Result};
 use candle_core::{Tensor, Var};
@@ -140,7 +140,7 @@ impl Tape<'_> {
         // only the number of the skips before those that it takes matters, so any tensor stands for them
         let mut skips = vec![self.temb.clone(); piece.before - taken.len()];
         skips.extend(taken.iter().cloned());
-        let out = self.unet.run(piece.stage, &h, &temb, &self.context, &mut skips)?;
+        let (out, record) = record(|| self.unet.run(piece.stage, &h, &temb, &self.context, &mut skips))?;
         let mut scalar = total(&(&out * &cotangents.h)?)?;
         for (skip, gradient) in skips.iter().zip(&mut cotangents.skips).take(piece.after).skip(piece.before) {
             if let Some(gradient) = gradient.take() {
@@ -150,6 +150,7 @@ impl Tape<'_> {
         drop((out, skips));
         let mut store = scalar.backward()?;
         drop(scalar);
+        record.backward(&mut store)?;
         if below && piece.stage != Stage::In {
             let dh = store.remove(&h);
             cotangents.h = dh.ok_or_else(|| Error::Numeric(format!("no gradient passes through {:?}", piece.stage)))?;

@@ -118,14 +118,14 @@ impl Unet {
     ) -> Result<Tensor> {
         match stage {
             Stage::In => {
-                let h = self.conv_in.forward(h)?;
+                let h = self.conv_in.forward_entering(h)?;
                 skips.push(h.clone());
                 Ok(h)
             }
             Stage::Down(i) => self.down_blocks[i].forward(h, temb, context, skips),
             Stage::Mid => self.mid_block.forward(h, temb, context),
             Stage::Up(i) => self.up_blocks[i].forward(h, temb, context, skips),
-            Stage::Out => self.conv_out.forward(&self.conv_norm_out.forward_silu(h)?),
+            Stage::Out => self.conv_out.forward_leaving(&self.conv_norm_out.forward_silu(h)?),
         }
     }
 }

@@ -148,13 +148,13 @@ impl Encoder {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut h = self.conv_in.forward(x)?;
+        let mut h = self.conv_in.forward_entering(x)?;
         for block in &self.down_blocks {
             h = block.forward(h)?;
         }
         h = self.mid_block.forward(h)?;
         h = self.conv_norm_out.forward_silu(&h)?;
-        self.conv_out.forward(&h)
+        self.conv_out.forward_leaving(&h)
     }
 }
 
@@ -184,12 +184,12 @@ impl Decoder {
     }
 
     fn forward(&self, z: &Tensor) -> Result<Tensor> {
-        let mut h = self.mid_block.forward(self.conv_in.forward(z)?)?;
+        let mut h = self.mid_block.forward(self.conv_in.forward_entering(z)?)?;
         for block in &self.up_blocks {
             h = block.forward(h)?;
         }
         h = self.conv_norm_out.forward_silu(&h)?;
-        self.conv_out.forward(&h)
+        self.conv_out.forward_leaving(&h)
     }
 }
 

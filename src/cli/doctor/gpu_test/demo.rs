@@ -7,7 +7,7 @@ use crate::concept::Concept;
 use crate::diffusion::{Generator, Sampler};
 use crate::erase::{self, Data, Outcome, Scope, Settings};
 use crate::hub;
-use crate::nn::{Gradients, ParamStore, attention_in_bf16, backward};
+use crate::nn::{Gradients, ParamStore, attention_in_bf16, backward_recorded, record};
 use crate::progress::Silent;
 use crate::sd::{SampleOptions, TextEncoder, Unet, UnetConfig, Vae};
 use crate::{Error, Result};
@@ -93,9 +93,9 @@ fn vae(device: &Device, decodes: bool) -> Result<Found> {
 /// A prediction and the gradients of the cross-attentions' weights.
 fn predict(unet: &Unet, params: &ParamStore, operands: &[Tensor; 3]) -> Result<(Tensor, Gradients)> {
     let [x, context, noise] = operands;
-    let prediction = unet.forward(x, &[321.0, 807.0], context)?;
+    let (prediction, record) = record(|| unet.forward(x, &[321.0, 807.0], context))?;
     let loss = (&prediction - noise)?.sqr()?.mean_all()?;
-    Ok((prediction.detach(), backward(loss, params)?))
+    Ok((prediction.detach(), backward_recorded(loss, vec![record], params)?))
 }
 
 fn unet(device: &Device, precision: Precision, tf32: bool) -> Result<Found> {

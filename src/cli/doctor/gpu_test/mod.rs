@@ -2,7 +2,9 @@
 
 mod check;
 mod demo;
+mod halves;
 mod ops;
+mod recorded;
 
 use super::device;
 use crate::cli::ExitCode;
@@ -43,6 +45,8 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
     let began = Instant::now();
     let device = device::open(options.device.as_deref())?;
     let mut checks = ops::checks();
+    checks.extend(halves::checks());
+    checks.extend(recorded::checks());
     checks.extend(demo::checks());
     let wanted = |check: &Check| options.only.iter().any(|part| check.name.contains(part.as_str()));
     checks.retain(|check| options.only.is_empty() || wanted(check));

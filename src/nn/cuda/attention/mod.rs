@@ -1,5 +1,5 @@
-//! Attention in `bf16` by [`flash`]; otherwise in shares of queries: of the scores, never more than a share is in memory. The backward pass computes a share's
-//! probabilities again from the log-sum-exp: `dV = P^T dO`, `dS = P (dO V^T - rowsum(O dO))`, `dQ = dS K`, `dK = dS^T Q`.
+//! Attention by [`flash`] where heads are narrow; otherwise in shares of queries: of the scores, never more than a share is in memory. The backward
+//! pass computes a share's probabilities again from the log-sum-exp: `dV = P^T dO`, `dS = P (dO V^T - rowsum(O dO))`, `dQ = dS K`, `dK = dS^T Q`.
 
 mod flash;
 
@@ -62,7 +62,8 @@ struct Heads(Room);
 impl Heads {
     fn new(gpu: &Gpu, way: &Way, x: Operand, len: usize, half: bool) -> Result<Self> {
         let room = gpu.room(x.len, half)?;
-        let name = if half { Name::HeadsApartBf16 } else { Name::HeadsApartF32 };
+        let whole = gpu.as_type(x, false)?;
+        let (x, name) = (whole.operand, Name::HeadsApart.of(half));
         each!(gpu, name, x.len, x.at, room.operand.at, x.len, len, way.heads, way.d)?;
         Ok(Self(room))
     }
@@ -74,11 +75,12 @@ impl Heads {
     }
 }
 
-fn together(gpu: &Gpu, way: &Way, x: &Floats, len: usize) -> Result<Floats> {
+/// The heads side by side, as `f32` or `bf16`.
+fn together(gpu: &Gpu, way: &Way, x: &Floats, len: usize, half: bool) -> Result<Room> {
     let n = way.batch * way.heads * len * way.d;
-    let y = gpu.floats(n)?;
-    each!(gpu, Name::HeadsTogether, n, gpu.address(x), gpu.address(&y), n, len, way.heads, way.d)?;
-    Ok(y)
+    let y = gpu.room(n, false)?;
+    each!(gpu, Name::HeadsTogether, n, gpu.address(x), y.operand.at, n, len, way.heads, way.d)?;
+    gpu.given_as(y, half)
 }
 
 /// A block for each of a share's rows.
@@ -97,9 +99,9 @@ pub fn forward(
     let gpu = Gpu::new(&q.device)?;
     let half = way.half;
     let (q, k, v) = (operand(q, lq)?, operand(k, lk)?, operand(v, lv)?);
-    let len = q.len;
-    if half && let Some((out, lse)) = flash::forward(&gpu, way, [q, k, v])? {
-        return Ok((output(&gpu, out, lq.shape().clone()), lse));
+    let (len, given) = (q.len, q.half);
+    if let Some((out, lse)) = flash::forward(&gpu, way, [q, k, v])? {
+        return Ok((output(&gpu, out, lq.shape().clone())?, lse));
     }
     let (q, k, v) = (
         Heads::new(&gpu, way, q, way.s, half)?,
@@ -127,7 +129,7 @@ pub fn forward(
             softmax(&gpu, Name::SoftmaxBf16, rows(&share, way.t), scores_at.at, at, arguments)?;
             (Some(halves), Matrix { at, half: true, ..matrix })
         } else {
-            softmax(&gpu, Name::SoftmaxF32, rows(&share, way.t), scores_at.at, scores_at.at, arguments)?;
+            softmax(&gpu, Name::Softmax, rows(&share, way.t), scores_at.at, scores_at.at, arguments)?;
             (None, matrix)
         };
         let sizes = Sizes { batch: share.heads, m: share.rows, n: way.d, k: way.t };
@@ -135,8 +137,8 @@ pub fn forward(
         product(&gpu, sizes, probabilities, v.matrix(way, &share, way.t, 0), (1.0, 0.0), to)?;
         drop((halves, scores));
     }
-    let out = together(&gpu, way, &out, way.s)?;
-    Ok((output(&gpu, out, lq.shape().clone()), lse))
+    let out = together(&gpu, way, &out, way.s, given)?;
+    Ok((output(&gpu, out, lq.shape().clone())?, lse))
 }
 
 fn softmax(
@@ -160,7 +162,7 @@ pub fn backward(
     let gpu = Gpu::of(dout)?;
     let half = way.half;
     let wanted = [q.track_op(), k.track_op(), v.track_op()];
-    if half && let Some([dq, dk, dv]) = flash::backward(&gpu, way, [q, k, v, out, dout], lse)? {
+    if let Some([dq, dk, dv]) = flash::backward(&gpu, way, [q, k, v, out, dout], lse)? {
         return Ok((dq, dk, dv));
     }
     let apart = |x: &Tensor, len: usize, half: bool| -> Result<Heads> {
@@ -176,7 +178,7 @@ pub fn backward(
         let n = all * way.s;
         let (o, d) = (out.0.operand.at, dout.0.operand.at);
         launch!(&gpu, Name::AttentionDelta, warps(n), o, d, delta_at.at, n, way.d, i32::from(half))?;
-        if half { Heads(gpu.beside(dout.0.operand, true)?) } else { dout }
+        if half { Heads(gpu.as_type(dout.0.operand, true)?) } else { dout }
     };
     let gradient = |wanted: bool, len: usize| wanted.then(|| gpu.floats(all * len * way.d)).transpose();
     let (dq, dk, dv) = (gradient(wanted[0], way.s)?, gradient(wanted[1], way.t)?, gradient(wanted[2], way.t)?);
@@ -198,7 +200,7 @@ pub fn backward(
             Some((p, ds)) => (p.operand.at, ds.operand.at),
             None => (scores_at, slopes_at),
         };
-        let name = if half { Name::SoftmaxGradBf16 } else { Name::SoftmaxGradF32 };
+        let name = Name::SoftmaxGrad.of(half);
         let (lse, delta) = (lse_at.from(first), delta_at.from(first));
         let (t, row, s, causal) = (way.t as i32, share.row as i32, way.s as i32, i32::from(way.causal));
         launch!(
@@ -239,7 +241,7 @@ pub fn backward(
         }
     }
     let finish = |gradient: Option<Floats>, of: &Tensor, len: usize| -> Result<Option<Tensor>> {
-        gradient.map(|gradient| Ok(tensor(&gpu, together(&gpu, way, &gradient, len)?, of.shape()))).transpose()
+        gradient.map(|gradient| tensor(&gpu, together(&gpu, way, &gradient, len, is_half(of))?, of.shape())).transpose()
     };
     Ok((finish(dq, q, way.s)?, finish(dk, k, way.t)?, finish(dv, v, way.t)?))
 }

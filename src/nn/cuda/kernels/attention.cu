@@ -56,21 +56,30 @@ extern "C" __global__ void softmax_bf16(const float *scores, Bf16 *probabilities
 
 // delta = sum of out dout over each row of d features; a warp for each row, blocks of 32 x 8 threads. Where products are of bf16, dout
 // is rounded here as it is there, so that what must cancel does.
-extern "C" __global__ void attention_delta(const float *out, const float *dout, float *delta, size_t rows, size_t d, int half) {
+template <typename T>
+__device__ void attention_delta(const T *out, const T *dout, float *delta, size_t rows, unsigned d, int half) {
     size_t r = (size_t)blockIdx.x * blockDim.y + threadIdx.y;
     if (r >= rows) return;
     float sum = 0.0f;
-    for (size_t i = threadIdx.x; i < d; i += 32) {
-        float slope = dout[r * d + i];
+    for (unsigned i = threadIdx.x; i < d; i += 32) {
+        float slope = get(dout + r * d + i);
         if (half) {
             Bf16 rounded;
             put(&rounded, slope);
             slope = get(&rounded);
         }
-        sum += out[r * d + i] * slope;
+        sum += get(out + r * d + i) * slope;
     }
     sum = warp_sum(sum);
     if (threadIdx.x == 0) delta[r] = sum;
+}
+
+extern "C" __global__ void attention_delta_f32(const float *out, const float *dout, float *delta, size_t rows, size_t d, int half) {
+    attention_delta(out, dout, delta, rows, (unsigned)d, half);
+}
+
+extern "C" __global__ void attention_delta_bf16(const Bf16 *out, const Bf16 *dout, float *delta, size_t rows, size_t d, int half) {
+    attention_delta(out, dout, delta, rows, (unsigned)d, half);
 }
 
 // From scores S and dP (rows, line) to P = exp(S - lse) and dS = scale P (dP - delta). As softmax_of; both may be in place.

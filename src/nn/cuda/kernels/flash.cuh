@@ -1,36 +1,6 @@
-// Fragments of products on the tensor cores; PTX ISA, "Matrix Fragments for mma.m16n8k16". A lane has the rows lane / 4 and
-// lane / 4 + 8, and of each pairs of columns from lane % 4 * 2 on.
+// Fragments of attention's products.
 #pragma once
-#include "common.cuh"
-
-#define LOG2E 1.4426950408889634f
-
-__device__ __forceinline__ unsigned pair(float low, float high) {
-    unsigned both;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    return both;
-}
-
-// c (16 x 8) += a (16 x 16) b (16 x 8).
-__device__ __forceinline__ void multiply(float c[4], const unsigned a[4], unsigned b0, unsigned b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// Two 8 x 8 blocks of rows that lie in shared memory, transposed; lanes 0 to 15 give the rows' addresses.
-__device__ __forceinline__ void transposed(unsigned &b0, unsigned &b1, const bf16_bits *row) {
-    unsigned at = (unsigned)__cvta_generic_to_shared(row);
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];" : "=r"(b0), "=r"(b1) : "r"(at) : "memory");
-}
-
-// a (16 x 16) from rows in shared memory; `at`: this lane's first pair.
-__device__ __forceinline__ void rows_of(unsigned a[4], const bf16_bits *at, int line) {
-    a[0] = *(const unsigned *)at;
-    a[1] = *(const unsigned *)(at + 8 * line);
-    a[2] = *(const unsigned *)(at + 8);
-    a[3] = *(const unsigned *)(at + 8 * line + 8);
-}
+#include "mma.cuh"
 
 // a (16 x 16) from two sums (16 x 8) side by side.
 __device__ __forceinline__ void pairs_of(unsigned a[4], const float left[4], const float right[4]) {
@@ -40,39 +10,95 @@ __device__ __forceinline__ void pairs_of(unsigned a[4], const float left[4], con
     a[3] = pair(right[2], right[3]);
 }
 
-// sum (16 x D) += a (16 x 16) b (16 x D); `row`: of b's rows in shared memory, that of lane % 16.
-template <int D>
-__device__ __forceinline__ void add_product(float sum[D / 8][4], const unsigned a[4], const bf16_bits *row) {
-#pragma unroll
-    for (int n = 0; n < D / 8; n++) {
-        unsigned b0, b1;
-        transposed(b0, b1, row + n * 8);
-        multiply(sum[n], a, b0, b1);
-    }
-}
-
-// Rows of d features (a multiple of 4), `width` apart, to shared memory as bf16 in lines of D + 8; what is not there becomes 0.
+// Rows of d features (a multiple of 8), `width` apart, to shared memory in lines of D + 8, so that eight rows of a block lie in
+// different banks; what is not there becomes 0. Ends no group of copies.
 template <int D, int ROWS, int THREADS>
-__device__ __forceinline__ void load_rows(bf16_bits *to, const float *from, int first, int rows, int d, size_t width) {
-    for (int i = threadIdx.x; i < ROWS * D / 4; i += THREADS) {
-        int r = i / (D / 4), c = i % (D / 4) * 4;
-        float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        if (first + r < rows && c < d) x = *(const float4 *)(from + (first + r) * width + c);
-        *(uint2 *)(to + r * (D + 8) + c) = make_uint2(pair(x.x, x.y), pair(x.z, x.w));
+__device__ __forceinline__ void stage(bf16_bits *to, const bf16_bits *from, int first, int rows, int d, size_t width) {
+    for (int i = threadIdx.x; i < ROWS * (D / 8); i += THREADS) {
+        int r = i / (D / 8), c = i % (D / 8) * 8;
+        bool there = first + r < rows && c < d;
+        copy_16(to + r * (D + 8) + c, there ? from + (size_t)(first + r) * width + c : from, there);
     }
 }
 
-// The lane's parts of 16 rows of features, in registers.
+// The lane's parts of 16 rows of features, from memory. `row`, `column`: its first.
 template <int D>
-__device__ __forceinline__ void load_fragments(unsigned to[D / 16][4], const float *from, int row, int column, int rows, int d,
+__device__ __forceinline__ void load_fragments(unsigned to[D / 16][4], const bf16_bits *from, int row, int column, int rows, int d,
                                                size_t width) {
 #pragma unroll
     for (int i = 0; i < D / 16; i++) {
 #pragma unroll
         for (int part = 0; part < 4; part++) {
             int r = row + part % 2 * 8, c = i * 16 + column + part / 2 * 8;
-            float2 x = r < rows && c < d ? *(const float2 *)(from + r * width + c) : make_float2(0.0f, 0.0f);
-            to[i][part] = pair(x.x, x.y);
+            to[i][part] = r < rows && c < d ? *(const unsigned *)(from + r * width + c) : 0;
+        }
+    }
+}
+
+// sum (16 x 16, of M tiles) = a (16 x D, of M tiles) b^T, where b's 16 rows begin at `rows` in shared memory.
+template <int D, int M>
+__device__ __forceinline__ void product_with_rows(float sum[M][2][4], const unsigned a[M][D / 16][4], const bf16_bits *rows) {
+    int lane = threadIdx.x % 32;
+    const bf16_bits *at = rows + (lane % 8 + lane / 16 * 8) * (D + 8) + lane / 8 % 2 * 8;
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) sum[m][0][e] = sum[m][1][e] = 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < D / 16; i++) {
+        unsigned b[4];
+        blocks_of(b, at + i * 16);
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            multiply(sum[m][0], a[m][i], b[0], b[1]);
+            multiply(sum[m][1], a[m][i], b[2], b[3]);
+        }
+    }
+}
+
+// sum (16 x 8 N, of M tiles) += a (16 x 16, of M tiles) b, where b's 16 rows begin at `rows` in shared memory, `LINE` apart.
+template <int N, int M, int LINE>
+__device__ __forceinline__ void add_product(float sum[M][N][4], const unsigned a[M][4], const bf16_bits *rows) {
+    int lane = threadIdx.x % 32;
+    const bf16_bits *at = rows + lane % 16 * LINE + lane / 16 * 8;
+#pragma unroll
+    for (int n = 0; n + 1 < N; n += 2) {
+        unsigned b[4];
+        transposed_blocks_of(b, at + n * 8);
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            multiply(sum[m][n], a[m], b[0], b[1]);
+            multiply(sum[m][n + 1], a[m], b[2], b[3]);
+        }
+    }
+    if (N % 2 == 1) {
+        unsigned b[2];
+        transposed_pair_of(b, rows + lane % 16 * LINE + (N - 1) * 8);
+#pragma unroll
+        for (int m = 0; m < M; m++) multiply(sum[m][N - 1], a[m], b[0], b[1]);
+    }
+}
+
+// A tile (16 x 8 N) to memory, from `base` on, times `scale` by row (of row and row + 8); as f32 if `whole`, as bf16 otherwise.
+template <int N>
+__device__ __forceinline__ void store_rows(void *to, int whole, size_t base, const float tile[N][4], const float scale[2], int row,
+                                           int column, int rows, int d, size_t width) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int r = row + half * 8;
+        if (r >= rows) continue;
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            int c = n * 8 + column;
+            if (c >= d) continue;
+            float low = tile[n][2 * half] * scale[half], high = tile[n][2 * half + 1] * scale[half];
+            size_t at = base + r * width + c;
+            if (whole) {
+                *(float2 *)((float *)to + at) = make_float2(low, high);
+            } else {
+                *(unsigned *)((bf16_bits *)to + at) = pair(low, high);
+            }
         }
     }
 }
