@@ -51,7 +51,7 @@ impl CustomOp1 for Swap {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (_, m, n) = self.sizes;
+        let (b, m, n) = self.sizes;
         let CpuStorage::F32(all) = storage else { bail!("swap expects f32") };
         let Some((start, end)) = layout.contiguous_offsets() else { bail!("swap expects a contiguous tensor") };
         let src = &all[start..end];
