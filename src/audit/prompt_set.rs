@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
-use std::sync::LazyLock;
 
 /// The longest prompt that is taken for one, in bytes: far more than a text encoder reads.
 const LONGEST: usize = 1 << 16;
@@ -14,9 +13,6 @@ const LONGEST: usize = 1 << 16;
 const MOST_COLUMNS: usize = 256;
 /// The longest row, in bytes, so that an open quote does not take the whole file for one.
 const LONGEST_ROW: usize = 1 << 17;
-
-/// Reads CSV; making its tables takes longer than reading a small file.
-static CSV: LazyLock<csv_core::Reader> = LazyLock::new(csv_core::Reader::new);
 
 /// What each column is called, the first spelling in the file's header that is here. Compared without case, spaces and quotes.
 const PROMPT: &[&str] = &["prompt", "prompts", "adv_prompt", "caption", "text"];
@@ -188,7 +184,7 @@ impl<R: Read> Record<R> {
     fn new(file: R) -> Self {
         Self {
             file: BufReader::new(file),
-            csv: CSV.clone(),
+            csv: csv_core::Reader::new(),
             text: vec![0; 1024],
             ends: [0; MOST_COLUMNS],
             count: 0,

@@ -1,8 +1,8 @@
 //! `y = x W^T + b`.
 
-use super::kernels::gemm::Onto;
-use super::kernels::matmul::{View, column_sums, matmul, matmul_tn};
-use super::kernels::parallel::unwritten;
+use super::kernels::gemm::{Onto, Packed};
+use super::kernels::matmul::{View, column_sums, matmul, matmul_packed, matmul_tn};
+use super::kernels::parallel::{on_this_thread, unwritten};
 use super::kernels::storage::{cpu, cpu_weight, fused_with, slice, weight as weight_values};
 use super::kernels::values::Values;
 use super::params::ParamPath;
@@ -12,13 +12,21 @@ use crate::Result;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use std::sync::{Arc, OnceLock};
 
 /// A linear layer with the checkpoint's `weight` `(out, in)` and, where it has one, `bias` `(out)`.
 #[derive(Clone)]
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
+    /// A constant weight, packed when it is first used.
+    packed: Option<Kept>,
 }
+
+type Kept = Arc<OnceLock<Packed>>;
+
+/// A constant weight of up to so many elements is kept packed too.
+const KEPT: usize = 1 << 16;
 
 impl Linear {
     /// Reads `weight` and `bias` at `path`.
@@ -28,7 +36,8 @@ impl Linear {
 
     /// Reads `weight` at `path`.
     pub fn no_bias(inputs: usize, outputs: usize, path: ParamPath<'_>) -> Result<Self> {
-        Ok(Self { weight: path.get(&[outputs, inputs], "weight")?, bias: None })
+        let packed = (path.is_constant("weight") && inputs * outputs <= KEPT).then(Arc::default);
+        Ok(Self { weight: path.get(&[outputs, inputs], "weight")?, bias: None, packed })
     }
 
     /// Whether its weight is trained.
@@ -38,7 +47,7 @@ impl Linear {
 
     /// Shape: `(.., in)` -> `(.., out)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        linear(x, &self.weight, self.bias.as_ref())
+        multiply(x, &self.weight, self.bias.as_ref(), self.packed.clone())
     }
 
     /// As [`Linear::forward`], of an `x` that nothing else reads: unless the weight is trained, its memory is given back.
@@ -56,6 +65,10 @@ impl Linear {
 /// # Shape
 /// `x` `(.., in)`, `weight` `(out, in)`, `bias` `(out)` -> `(.., out)`.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    multiply(x, weight, bias, None)
+}
+
+fn multiply(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, packed: Option<Kept>) -> Result<Tensor> {
     let (outputs, inputs) = weight.dims2()?;
     let others: Vec<&Tensor> = [x].into_iter().chain(bias).collect();
     let fits = x.dims().last() == Some(&inputs) && bias.is_none_or(|bias| bias.dims() == [outputs]);
@@ -64,8 +77,8 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     }
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     Ok(match bias {
-        Some(bias) => apply3(&x, &weight, &bias.contiguous()?, Product)?,
-        None => apply2(&x, &weight, Product)?,
+        Some(bias) => apply3(&x, &weight, &bias.contiguous()?, Product { packed })?,
+        None => apply2(&x, &weight, Product { packed })?,
     })
 }
 
@@ -86,10 +99,19 @@ fn reference(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tenso
 }
 
 /// `y = x W^T + b` with `dx = dy W`, `dW = dy^T x`, `db = sum of the rows of dy`, each only for a tracked operand.
-struct Product;
+struct Product {
+    packed: Option<Kept>,
+}
 
 impl Product {
-    fn forward(x: &[f32], weight: Values<'_>, bias: Option<&[f32]>, lx: &Layout, lw: &Layout) -> (CpuStorage, Shape) {
+    fn forward(
+        &self,
+        x: &[f32],
+        weight: Values<'_>,
+        bias: Option<&[f32]>,
+        lx: &Layout,
+        lw: &Layout,
+    ) -> (CpuStorage, Shape) {
         let (outputs, inputs) = (lw.dims()[0], lw.dims()[1]);
         let rows = lx.shape().elem_count() / inputs.max(1);
         let mut shape = lx.dims().to_vec();
@@ -98,7 +120,14 @@ impl Product {
         }
         let mut y = unwritten(rows * outputs);
         let onto = bias.map_or(Onto::Nothing, Onto::Row);
-        matmul((rows, outputs, inputs), View::new(x, inputs, 1), View::new(weight, 1, inputs), onto, &mut y);
+        let (x, weight) = (View::new(x, inputs, 1), View::new(weight, 1, inputs));
+        match &self.packed {
+            Some(packed) => {
+                let weight = packed.get_or_init(|| on_this_thread(|| Packed::new(inputs, outputs, weight)));
+                matmul_packed((rows, outputs, inputs), x, weight, onto, &mut y);
+            }
+            None => matmul((rows, outputs, inputs), x, weight, onto, &mut y),
+        }
         (CpuStorage::F32(y), Shape::from(shape))
     }
 
@@ -139,7 +168,7 @@ impl CustomOp2 for Product {
         w: &CpuStorage,
         lw: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        Ok(Self::forward(cpu(x, lx)?, cpu_weight(w, lw)?, None, lx, lw))
+        Ok(self.forward(cpu(x, lx)?, cpu_weight(w, lw)?, None, lx, lw))
     }
 
     #[cfg(feature = "cuda")]
@@ -178,7 +207,7 @@ impl CustomOp3 for Product {
         b: &CpuStorage,
         lb: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        Ok(Self::forward(cpu(x, lx)?, cpu_weight(w, lw)?, Some(cpu(b, lb)?), lx, lw))
+        Ok(self.forward(cpu(x, lx)?, cpu_weight(w, lw)?, Some(cpu(b, lb)?), lx, lw))
     }
 
     #[cfg(feature = "cuda")]

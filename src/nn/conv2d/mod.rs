@@ -15,7 +15,7 @@ mod winograd;
 
 #[cfg(feature = "cuda")]
 use super::cuda::conv2d as on_gpu;
-use super::kernels::parallel::unwritten;
+use super::kernels::parallel::{on_this_thread, unwritten};
 use super::kernels::storage::{cpu, cpu_weight, fused_with, slice, weight as weight_values};
 use super::kernels::values::Values;
 use super::params::ParamPath;
@@ -276,7 +276,8 @@ impl Convolution {
             Kernel::Forward(_) => &points.forward,
             Kernel::Backward(_) => &points.backward,
         };
-        Cow::Borrowed(place[usize::from(form == Form::F4)].get_or_init(|| winograd::transform_kernel(form, g, kernel)))
+        let make = || on_this_thread(|| winograd::transform_kernel(form, g, kernel));
+        Cow::Borrowed(place[usize::from(form == Form::F4)].get_or_init(make))
     }
 
     fn backward(

@@ -63,6 +63,8 @@ fn every_other_geometry() {
     check(3, 6, 5, [5, 7], 1, 2, 0); // candle cannot, where the parities of height and width differ
     check(1, 3, 4, [15, 11], 7, 2, 3);
     check(2, 3, 4, [6, 7], 3, 1, 0);
+    check(2, 3, 4, [4, 5], 5, 1, 2);
+    check(1, 2, 3, [3, 1], 5, 1, 2); // taps that meet nothing of a row
 }
 
 /// Only one way is taken on a machine for a size; here all that it has are held against the columns.

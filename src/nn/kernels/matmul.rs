@@ -90,29 +90,42 @@ fn blocks((m, n, k): (usize, usize, usize), panel: usize) -> (usize, usize) {
 
 /// `out = a b + onto`, row-major, `a` `m x k`, `b` `k x n`.
 pub fn matmul((m, n, k): (usize, usize, usize), a: View<'_>, b: View<'_>, onto: Onto<'_>, out: &mut [f32]) {
+    // packed once, if more than one block of rows reads it
+    if blocks((m, n, k), Instructions::used().columns()).0 < m && !out.is_empty() {
+        return matmul_packed((m, n, k), a, &Packed::new(k, n, b), onto, out);
+    }
+    by_blocks((m, n, k), onto, out, |(i, j), (height, width), dst, onto| {
+        let (a, b) = (a.from(i, 0), b.from(0, j));
+        // SAFETY: `by_blocks` gives each block to one task.
+        unsafe { gemm::product(Instructions::used(), (height, width, k), dst, n, onto, a, b, 1.0) };
+    });
+}
+
+/// As [`matmul`], of a right operand that was packed before.
+pub fn matmul_packed((m, n, k): (usize, usize, usize), a: View<'_>, b: &Packed, onto: Onto<'_>, out: &mut [f32]) {
+    by_blocks((m, n, k), onto, out, |(i, j), (height, width), dst, onto| {
+        // SAFETY: as above.
+        unsafe { b.panels().multiply((height, j, width), a.from(i, 0), dst, n, onto, 1.0) };
+    });
+}
+
+/// `f(where it begins, rows and columns, where they go, onto what)` for each block of an `m x n` result, side by side.
+fn by_blocks(
+    (m, n, k): (usize, usize, usize),
+    onto: Onto<'_>,
+    out: &mut [f32],
+    f: impl Fn((usize, usize), (usize, usize), *mut f32, Onto<'_>) + Send + Sync,
+) {
     if out.is_empty() {
         return;
     }
     let (rows, columns) = blocks((m, n, k), Instructions::used().columns());
-    // packed once, if more than one block of rows reads it
-    let packed = (rows < m).then(|| Packed::new(k, n, b));
     let across = n.div_ceil(columns);
     let shared = SharedMut::new(out);
     tasks(m.div_ceil(rows) * across, |task| {
         let (i, j) = (task / across * rows, task % across * columns);
         let (height, width) = (rows.min(m - i), columns.min(n - j));
-        let dst = shared.at(i * n + j, (height - 1) * n + width);
-        let onto = onto.from(j);
-        // SAFETY: this block of `out` belongs to this task alone, and `at` checked its bounds.
-        unsafe {
-            match &packed {
-                Some(b) => b.panels().multiply((height, j, width), a.from(i, 0), dst, n, onto, 1.0),
-                None => {
-                    let (a, b) = (a.from(i, 0), b.from(0, j));
-                    gemm::product(Instructions::used(), (height, width, k), dst, n, onto, a, b, 1.0);
-                }
-            }
-        }
+        f((i, j), (height, width), shared.at(i * n + j, (height - 1) * n + width), onto.from(j));
     });
 }
 

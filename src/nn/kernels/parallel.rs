@@ -22,16 +22,25 @@ pub fn work_alone(alone: bool) {
     ALONE.set(alone);
 }
 
+/// Puts the flag back, on a panic too.
+struct Restore(bool);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        ALONE.set(self.0);
+    }
+}
+
+/// `f()`, whose loops this thread runs alone: for what is made once while others wait. A thread that waits for its loop takes other
+/// work meanwhile, and that may wait for what the loop is to make.
+pub fn on_this_thread<T>(f: impl FnOnce() -> T) -> T {
+    let _restore = Restore(ALONE.replace(true));
+    f()
+}
+
 /// `f(i)` for `i` in `0..count`, side by side, in order of `i` in the result. If there are enough shares for all threads,
 /// the loops inside `f` are not cut further.
 pub fn shares<T: Send>(count: usize, f: impl Fn(usize) -> T + Send + Sync) -> Vec<T> {
-    /// Puts the flag back, on a panic too.
-    struct Restore(bool);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            ALONE.set(self.0);
-        }
-    }
     if count <= 1 || alone() {
         return (0..count).map(f).collect();
     }

@@ -65,7 +65,9 @@ pub fn pack_rows(from: View<'_>, count: usize, to: &mut [f32], pitch: usize) {
 /// `to` must be valid for `k` rows of `count` elements, which no other thread touches.
 pub unsafe fn transpose_onto(from: View<'_>, (count, k): (usize, usize), to: *mut f32, pitch: usize) {
     assert!(from.has(count, k), "there is less to transpose");
-    let (path, (_, rs, cs)) = (Instructions::used(), from.parts());
+    let (_, rs, cs) = from.parts();
+    let used = Instructions::used();
+    let path = if count.is_multiple_of(used.lanes()) { used } else { used.min(Instructions::Avx2) };
     let squares = cs == 1 && rs > 1 && pitch >= count && count.is_multiple_of(path.lanes());
     let whole = if squares { k - k % path.lanes() } else { 0 };
     // SAFETY: just checked; of whole vectors nothing is written past a row.
