@@ -147,7 +147,7 @@ fn headers() -> Vec<(&'static str, Vec<u8>)> {
         ("tensors", header(format!("{{{}}}", many(4_096, &tensor)))),
         ("more tensors", header(format!("{{{}}}", many(20_000, &tensor)))),
         ("tensors and as many bytes as they need", {
-            [header(format!("{{{}}}", many(19_000, &tensor))), vec![0; 19_000 * 512]].concat()
+            [header(format!("{{{}}}", many(19_000, &tensor))), vec![0; 15_000 * 1_024]].concat()
         }),
         ("metadata", header(format!("{{\"__metadata__\":{{{}}}}}", many(4_096, &metadata)))),
         ("a long text", header(format!("{{\"__metadata__\":{{\"a\":\"\\n{}\"}}}}", large("b")))),

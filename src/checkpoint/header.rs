@@ -9,7 +9,7 @@ use std::fmt;
 const TENSORS: usize = 20_000;
 /// So many tensors may be in any file; beyond them a tensor needs [`BYTES`] of the file, as it costs memory too.
 const FEW: usize = 4_096;
-const BYTES: usize = 512;
+const BYTES: usize = 1_024;
 /// The most entries of `__metadata__`.
 const ENTRIES: usize = 4_096;
 /// The most dimensions of a tensor.
@@ -194,7 +194,7 @@ mod tests {
             assert_eq!(check(good.as_bytes(), usize::MAX), Ok(()));
         }
         let many_in = |size| check(many(5_000, &named).as_bytes(), size);
-        assert!(many_in(463_000).is_ok() && many_in(462_000).is_err_and(|e| e.contains("more than 4998 tensors")));
+        assert!(many_in(926_000).is_ok() && many_in(924_000).is_err_and(|e| e.contains("more than 4998 tensors")));
         let texts = many(ENTRIES + 1, &|i| format!("\"{i}\":\"\""));
         for (bad, what) in [
             (many(TENSORS + 1, &named), "more than 20000 tensors"),
