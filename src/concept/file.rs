@@ -1,47 +1,22 @@
 //! The TOML of a concept file, read token by token into a [`Concept`]. A tree of its values would take eighteen times the file's
 //! size; this takes what the concept itself takes: lists are counted before they are made, and texts measured.
 
+use super::tokens::{Result, Tokens, is_text, start, wrong};
 use super::{Concept, Detect, Kind, RetainPrompt, Verify};
-use toml_parser::decoder::StringBuilder;
-use toml_parser::lexer::{Lexer, Token, TokenKind};
-use toml_parser::{Expected, ParseError, Raw, Source};
+use toml_parser::lexer::{Token, TokenKind};
 
 /// The most prompts and labels of a file. (Those that come with the program have at most 2,743.)
 const MOST: usize = 4096;
 /// The longest key that is looked at, in bytes.
 const LONGEST_KEY: usize = 64;
 
-/// What is wrong with a file.
-pub(super) struct Wrong {
-    /// Where, in bytes from the start.
-    pub at: usize,
-    /// What.
-    pub what: String,
-}
-
-type Result<T> = std::result::Result<T, Wrong>;
-
-fn wrong<T>(at: usize, what: impl Into<String>) -> Result<T> {
-    Err(Wrong { at, what: what.into() })
-}
-
 /// Reads the text of a concept file; what it says is not checked.
 ///
 /// # Errors
 /// If it is no TOML, a key is unknown, missing or there twice, or a value is of the wrong type.
 pub(super) fn read(text: &str) -> Result<Concept> {
-    let source = Source::new(text);
-    let mut tokens = source.lex();
-    let Some(first) = tokens.next() else { return wrong(0, "the file is empty") };
-    let mut reader = Reader {
-        source,
-        tokens,
-        last: first,
-        back: Some(first),
-        found: Found::default(),
-        item: Item::default(),
-        texts: 0,
-    };
+    let Some(tokens) = Tokens::new(text) else { return wrong(0, "the file is empty") };
+    let mut reader = Reader { tokens, found: Found::default(), item: Item::default(), texts: 0 };
     reader.document()?;
     reader.found.concept(text.len())
 }
@@ -163,14 +138,10 @@ struct Item {
 }
 
 struct Reader<'t> {
-    source: Source<'t>,
-    tokens: Lexer<'t>,
-    /// The last token that came; the end of the text comes again and again.
-    last: Token,
-    /// A token that was put back.
-    back: Option<Token>,
+    tokens: Tokens<'t>,
     found: Found,
     item: Item,
+    /// Prompts and labels so far.
     texts: usize,
 }
 
@@ -178,7 +149,7 @@ impl Reader<'_> {
     fn document(&mut self) -> Result<()> {
         let mut table = Table::Root;
         loop {
-            let token = self.over_lines()?;
+            let token = self.tokens.over_lines()?;
             match token.kind() {
                 TokenKind::Eof => return self.finish_item(table, start(token)),
                 TokenKind::LeftSquareBracket => {
@@ -187,9 +158,9 @@ impl Reader<'_> {
                 }
                 _ => self.assign(table, token)?,
             }
-            let after = self.next_token();
+            let after = self.tokens.next();
             match after.kind() {
-                TokenKind::Newline | TokenKind::Comment | TokenKind::Eof => self.back = Some(after),
+                TokenKind::Newline | TokenKind::Comment | TokenKind::Eof => self.tokens.put_back(after),
                 _ => return wrong(start(after), "unexpected key or value, expected newline, `#`"),
             }
         }
@@ -202,22 +173,22 @@ impl Reader<'_> {
 
     /// `[verify]`, `[detect]` or `[[verify.retain]]`, whose first bracket was read.
     fn header(&mut self, open: Token) -> Result<Table> {
-        let second = self.raw_token();
+        let second = self.tokens.raw();
         let many = second.kind() == TokenKind::LeftSquareBracket;
         if !many {
-            self.back = Some(second);
+            self.tokens.put_back(second);
         }
         let (mut table, mut at) = (Table::Root, start(open));
         let mut expects = Expects::Table(table);
         loop {
-            let key = self.next_token();
+            let key = self.tokens.next();
             at = at.max(start(key));
             let field = self.field(table, key)?;
             expects = match (expects, table.expects(field)) {
                 (Expects::Table(_), next) => next,
                 (other, _) => other,
             };
-            let after = self.next_token();
+            let after = self.tokens.next();
             match (after.kind(), expects) {
                 (TokenKind::Dot, Expects::Table(inner)) => table = inner,
                 (TokenKind::Dot, other) => return other.mismatch(start(key), "map"),
@@ -225,7 +196,7 @@ impl Reader<'_> {
                 _ => return wrong(start(after), "unclosed table, expected `.`, `]`"),
             }
         }
-        if many && self.raw_token().kind() != TokenKind::RightSquareBracket {
+        if many && self.tokens.raw().kind() != TokenKind::RightSquareBracket {
             return wrong(at, "unclosed array table, expected `]]`");
         }
         match expects {
@@ -253,21 +224,21 @@ impl Reader<'_> {
     /// A line like `key = value` in a table, whose first key was read.
     fn assign(&mut self, table: Table, key: Token) -> Result<()> {
         let field = self.field(table, key)?;
-        let (at, expects, after) = (start(key), table.expects(field), self.next_token());
+        let (at, expects, after) = (start(key), table.expects(field), self.tokens.next());
         match (after.kind(), expects) {
             (TokenKind::Dot, Expects::Table(inner)) => {
                 self.begin(inner, Begun::Dotted, at)?;
-                let key = self.next_token();
+                let key = self.tokens.next();
                 self.assign(inner, key)
             }
             (TokenKind::Dot, other) => other.mismatch(at, "map"),
             (TokenKind::Equals, Expects::Table(inner)) => {
                 self.begin(inner, Begun::Inline, at)?;
-                let open = self.next_token();
+                let open = self.tokens.next();
                 self.inline_table(inner, open)
             }
             (TokenKind::Equals, Expects::Text) => {
-                let value = self.next_token();
+                let value = self.tokens.next();
                 let text = self.text(value)?;
                 match (table, field) {
                     (Table::Prompt, _) => put(&mut self.item.prompt, text, field, at),
@@ -317,12 +288,12 @@ impl Reader<'_> {
             return self.mismatch(Expects::Table(table), open);
         }
         loop {
-            let key = self.over_lines()?;
+            let key = self.tokens.over_lines()?;
             if key.kind() == TokenKind::RightCurlyBracket {
                 return Ok(());
             }
             self.assign(table, key)?;
-            let after = self.over_lines()?;
+            let after = self.tokens.over_lines()?;
             match after.kind() {
                 TokenKind::Comma => {}
                 TokenKind::RightCurlyBracket => return Ok(()),
@@ -333,7 +304,7 @@ impl Reader<'_> {
 
     /// A list of strings.
     fn texts(&mut self) -> Result<Vec<String>> {
-        let open = self.next_token();
+        let open = self.tokens.next();
         if open.kind() != TokenKind::LeftSquareBracket {
             return self.mismatch(Expects::Texts, open);
         }
@@ -347,7 +318,7 @@ impl Reader<'_> {
 
     /// The list `verify.retain`.
     fn prompts(&mut self, at: usize) -> Result<()> {
-        let open = self.next_token();
+        let open = self.tokens.next();
         if open.kind() != TokenKind::LeftSquareBracket {
             return self.mismatch(Expects::Prompts, open);
         }
@@ -362,12 +333,12 @@ impl Reader<'_> {
     /// The elements of a list, whose bracket was read.
     fn list(&mut self, mut element: impl FnMut(&mut Self, Token) -> Result<()>) -> Result<()> {
         loop {
-            let value = self.over_lines()?;
+            let value = self.tokens.over_lines()?;
             if value.kind() == TokenKind::RightSquareBracket {
                 return Ok(());
             }
             element(self, value)?;
-            let after = self.over_lines()?;
+            let after = self.tokens.over_lines()?;
             match after.kind() {
                 TokenKind::Comma => {}
                 TokenKind::RightSquareBracket => return Ok(()),
@@ -399,30 +370,12 @@ impl Reader<'_> {
                 format!("more than {MOST} prompts and labels; a concept file holds some hundred"),
             );
         }
-        let raw = self.raw(value);
-        let (mut length, mut error) = (Length(0), None);
-        let _ = raw.decode_scalar(&mut length, &mut error);
-        checked(error)?;
-        let mut text = String::with_capacity(length.0);
-        let _ = raw.decode_scalar(&mut text, &mut None);
-        Ok(text)
+        self.tokens.text(value)
     }
 
     /// The field that a key names.
     fn field(&self, table: Table, key: Token) -> Result<&'static str> {
-        if !is_text(key.kind()) && key.kind() != TokenKind::Atom {
-            return wrong(start(key), "invalid key, expected key");
-        }
-        let raw = self.raw(key);
-        let (mut length, mut error) = (Length(0), None);
-        raw.decode_key(&mut length, &mut error);
-        checked(error)?;
-        let mut name = String::new();
-        if length.0 <= LONGEST_KEY {
-            raw.decode_key(&mut name, &mut None);
-        } else {
-            name.extend(raw.as_str().chars().take(LONGEST_KEY).chain("...".chars()));
-        }
+        let name = self.tokens.key(key, LONGEST_KEY)?;
         let fields = table.fields();
         fields.iter().find(|field| **field == name).copied().map_or_else(
             || {
@@ -436,76 +389,17 @@ impl Reader<'_> {
 
     /// What stands where something else should.
     fn mismatch<T>(&self, expects: Expects, value: Token) -> Result<T> {
-        let found = match value.kind() {
-            TokenKind::LeftSquareBracket => "sequence",
-            TokenKind::LeftCurlyBracket => "map",
-            kind if is_text(kind) => "string",
-            TokenKind::Atom => {
-                let mut error = None;
-                let kind = self.raw(value).decode_scalar(&mut Length(0), &mut error);
-                checked(error)?;
-                return expects.mismatch(start(value), kind.description());
-            }
-            _ => return wrong(start(value), "a value is missing"),
-        };
-        expects.mismatch(start(value), found)
-    }
-
-    fn raw_token(&mut self) -> Token {
-        if let Some(token) = self.back.take().or_else(|| self.tokens.next()) {
-            self.last = token;
-        }
-        self.last
-    }
-
-    /// The next token that is not white space.
-    fn next_token(&mut self) -> Token {
-        loop {
-            let token = self.raw_token();
-            if token.kind() != TokenKind::Whitespace {
-                return token;
-            }
-        }
-    }
-
-    /// The next token that is neither white space, nor a comment, nor the end of a line.
-    fn over_lines(&mut self) -> Result<Token> {
-        loop {
-            let token = self.next_token();
-            let mut error = None;
-            match token.kind() {
-                TokenKind::Comment => self.raw(token).decode_comment(&mut error),
-                TokenKind::Newline => self.raw(token).decode_newline(&mut error),
-                _ => return Ok(token),
-            }
-            checked(error)?;
-        }
-    }
-
-    fn raw(&self, token: Token) -> Raw<'_> {
-        self.source.get(token).unwrap_or_else(|| Raw::new_unchecked("", None, token.span()))
+        expects.mismatch(start(value), self.tokens.what(value)?)
     }
 
     /// How many elements a list has, whose bracket this is; no more than may be.
     fn elements_after(&self, open: Token) -> usize {
-        let rest = self.source.input().get(open.span().end()..).unwrap_or_default();
-        let (mut depth, mut elements) = (0, 0);
-        for token in Source::new(rest).lex() {
-            let kind = token.kind();
-            let opens = matches!(kind, TokenKind::LeftSquareBracket | TokenKind::LeftCurlyBracket);
-            elements += usize::from(depth == 0 && (opens || is_text(kind)));
-            match kind {
-                TokenKind::RightSquareBracket | TokenKind::RightCurlyBracket if depth == 0 => break,
-                TokenKind::RightSquareBracket | TokenKind::RightCurlyBracket => depth -= 1,
-                _ => depth += usize::from(opens),
-            }
-        }
-        elements.min(MOST.saturating_sub(self.texts))
+        self.tokens.elements_after(open).min(MOST.saturating_sub(self.texts))
     }
 
     /// How many tables of `verify.retain` may follow.
     fn headers_after(&self, at: usize) -> usize {
-        let lines = self.source.input().get(at..).unwrap_or_default().lines();
+        let lines = self.tokens.rest(at).lines();
         lines.filter(|line| line.trim_start().starts_with("[[") && line.contains("retain")).count()
     }
 }
@@ -527,53 +421,4 @@ fn kind(text: &str, at: usize) -> Result<Kind> {
         },
         Ok,
     )
-}
-
-fn start(token: Token) -> usize {
-    token.span().start()
-}
-
-fn is_text(kind: TokenKind) -> bool {
-    use TokenKind::{BasicString, LiteralString, MlBasicString, MlLiteralString};
-    matches!(kind, BasicString | LiteralString | MlBasicString | MlLiteralString)
-}
-
-/// The bytes of a text that is not made.
-struct Length(usize);
-
-impl StringBuilder<'_> for Length {
-    fn clear(&mut self) {
-        self.0 = 0;
-    }
-
-    fn push_str(&mut self, append: &str) -> bool {
-        self.0 += append.len();
-        true
-    }
-
-    fn push_char(&mut self, append: char) -> bool {
-        self.0 += append.len_utf8();
-        true
-    }
-}
-
-/// What the crate found wrong.
-fn checked(error: Option<ParseError>) -> Result<()> {
-    let Some(error) = error else { return Ok(()) };
-    let literal = |text: &str| match text {
-        "\n" => "newline".to_string(),
-        "`" => "'`'".to_string(),
-        text => format!("`{}`", text.escape_debug()),
-    };
-    let expected = error.expected().unwrap_or_default().iter().map(|expected| match expected {
-        Expected::Literal(text) => literal(text),
-        Expected::Description(text) => (*text).to_string(),
-        _ => "something else".to_string(),
-    });
-    let expected: Vec<String> = expected.collect();
-    let mut what = error.description().to_string();
-    if !expected.is_empty() {
-        what.push_str(&format!(", expected {}", expected.join(", ")));
-    }
-    wrong(error.unexpected().or(error.context()).map_or(0, |span| span.start()), what)
 }

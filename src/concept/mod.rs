@@ -6,6 +6,7 @@ mod several;
 mod shipped;
 mod suggest;
 mod template;
+mod tokens;
 
 pub use several::PreservePrompt;
 pub use suggest::nearest;
@@ -182,7 +183,7 @@ impl Concept {
             let what = format!("larger than {} KiB; a concept file holds some hundred prompts", LARGEST >> 10);
             return Err(Error::file(path, what));
         }
-        let concept = file::read(text).map_err(|file::Wrong { at, what }| {
+        let concept = file::read(text).map_err(|tokens::Wrong { at, what }| {
             let line = text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1;
             Error::file(path, format!("line {line}: {what}"))
         })?;
