@@ -1,6 +1,7 @@
 //! What a model draws, counted: detectors, verification, drift, grids, the report.
 
 pub mod counting_rules;
+mod csv_record;
 mod detector;
 pub mod detectors;
 mod drift;

@@ -1,18 +1,17 @@
 //! Prompt sets as CSV files (RFC 4180): every spelling of the columns of the sets that people audit with (I2P, ESD, UCE, SPM,
 //! MACE, COCO).
 
+use super::csv_record::Record;
+#[cfg(test)]
+use super::csv_record::{LONGEST_ROW, MOST_COLUMNS};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 
 /// The longest prompt that is taken for one, in bytes: far more than a text encoder reads.
 const LONGEST: usize = 1 << 16;
-/// More columns than any prompt set has.
-const MOST_COLUMNS: usize = 256;
-/// The longest row, in bytes, so that an open quote does not take the whole file for one.
-const LONGEST_ROW: usize = 1 << 17;
 
 /// What each column is called, the first spelling in the file's header that is here. Compared without case, spaces and quotes.
 const PROMPT: &[&str] = &["prompt", "prompts", "adv_prompt", "caption", "text"];
@@ -151,7 +150,7 @@ impl<R: Read> Iterator for PromptRows<R> {
                 Ok(line) => line?,
                 Err(e) => {
                     self.broken = true;
-                    return Some(Err(Malformed { line: self.record.csv.line(), what: format!("cannot be read: {e}") }));
+                    return Some(Err(Malformed { line: self.record.line(), what: format!("cannot be read: {e}") }));
                 }
             };
             if self.record.what_is_wrong().is_none() && self.record.fields().all(|field| field.trim_ascii().is_empty())
@@ -167,83 +166,9 @@ impl<R: Read> Iterator for PromptRows<R> {
     }
 }
 
-/// A row as CSV has it; so long that it is read in little memory, whatever it is.
-struct Record<R> {
-    file: BufReader<R>,
-    csv: csv_core::Reader,
-    /// The fields, one after another.
-    text: Vec<u8>,
-    /// Where each ends.
-    ends: [usize; MOST_COLUMNS],
-    count: usize,
-    too_many: bool,
-    too_long: bool,
-}
-
-impl<R: Read> Record<R> {
-    fn new(file: R) -> Self {
-        Self {
-            file: BufReader::new(file),
-            csv: csv_core::Reader::new(),
-            text: vec![0; 1024],
-            ends: [0; MOST_COLUMNS],
-            count: 0,
-            too_many: false,
-            too_long: false,
-        }
-    }
-
-    /// Reads the next row: the line on which it begins, or nothing at the end of the file.
-    fn read(&mut self) -> std::io::Result<Option<u64>> {
-        // lines without anything are no rows
-        while let Some(b'\n' | b'\r') = self.file.fill_buf()?.first() {
-            let lines = u64::from(self.file.buffer().first() == Some(&b'\n'));
-            self.csv.set_line(self.csv.line() + lines);
-            self.file.consume(1);
-        }
-        let line = self.csv.line();
-        (self.count, self.too_many, self.too_long) = (0, false, false);
-        let mut length = 0;
-        loop {
-            let input = self.file.fill_buf()?;
-            let (found, read, wrote, ended) =
-                self.csv.read_record(input, &mut self.text[length..], &mut self.ends[self.count..]);
-            self.file.consume(read);
-            (length, self.count) = (length + wrote, self.count + ended);
-            match found {
-                csv_core::ReadRecordResult::InputEmpty => {}
-                csv_core::ReadRecordResult::OutputFull if self.text.len() < LONGEST_ROW => {
-                    self.text.resize((2 * self.text.len()).min(LONGEST_ROW), 0);
-                }
-                // the rest of the row is read and forgotten
-                csv_core::ReadRecordResult::OutputFull => (length, self.too_long) = (0, true),
-                csv_core::ReadRecordResult::OutputEndsFull => (self.count, self.too_many) = (0, true),
-                csv_core::ReadRecordResult::Record => return Ok(Some(line)),
-                csv_core::ReadRecordResult::End => return Ok(None),
-            }
-        }
-    }
-
-    fn what_is_wrong(&self) -> Option<String> {
-        if self.too_many {
-            return Some(format!("has more than {MOST_COLUMNS} columns"));
-        }
-        self.too_long.then(|| format!("has more than {LONGEST_ROW} bytes; is a quote missing?"))
-    }
-
-    fn get(&self, field: usize) -> Option<&[u8]> {
-        let start = field.checked_sub(1).map_or(0, |before| self.ends[before]);
-        self.text.get(start..*self.ends[..self.count].get(field)?)
-    }
-
-    fn fields(&self) -> impl Iterator<Item = &[u8]> {
-        (0..self.count).map_while(|field| self.get(field))
-    }
-}
-
 impl Columns {
     fn new<R: Read>(header: &Record<R>) -> std::result::Result<Self, String> {
-        let mut names = Vec::with_capacity(header.count);
+        let mut names = Vec::new();
         for (i, name) in header.fields().enumerate() {
             let name = if i == 0 { name.strip_prefix(b"\xef\xbb\xbf").unwrap_or(name) } else { name };
             let name =
