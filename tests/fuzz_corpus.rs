@@ -186,6 +186,9 @@ fn pickles() -> Vec<(&'static str, Vec<u8>)> {
         std::io::Write::write_all(&mut archive, bytes).unwrap();
     }
     let archive = archive.finish().unwrap().into_inner();
+    let mut members = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    (0..60_000).for_each(|i| members.start_file(i.to_string(), options).unwrap());
+    let members = members.finish().unwrap().into_inner();
     assert_eq!(erase_concept::checkpoint::single_file::read_pickle(&archive), Ok(10_000));
     vec![
         ("nothing", b"N".repeat(LARGE)),
@@ -196,5 +199,6 @@ fn pickles() -> Vec<(&'static str, Vec<u8>)> {
         ("stored values", [&stored[..], b"."].concat()),
         ("tensors", tensors),
         ("tensors in an archive", archive),
+        ("members of an archive", members),
     ]
 }

@@ -2,6 +2,7 @@
 
 mod cells;
 mod machine;
+mod members;
 
 use machine::{Pickle, Value};
 use safetensors::Dtype;
@@ -41,6 +42,7 @@ pub(super) fn is_archive(bytes: &[u8]) -> bool {
 /// In words without the file's name: if it is damaged, asks for anything but tensors, or holds them in a way that is not read.
 pub(super) fn tensors(bytes: &[u8]) -> Result<BTreeMap<String, Place>, String> {
     let damaged = |e: &dyn std::fmt::Display| format!("a damaged PyTorch checkpoint ({e}); download it again");
+    members::check(bytes)?;
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|e| damaged(&e))?;
     let (mut members, mut pickles) = (BTreeMap::new(), Vec::new());
     for i in 0..archive.len() {
