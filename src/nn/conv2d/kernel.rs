@@ -1,6 +1,8 @@
 //! The kernel of a 3x3 convolution, seen from either direction.
 
 use super::Geometry;
+use crate::nn::kernels::gemm::pack_rows;
+use crate::nn::kernels::matmul::View;
 use crate::nn::kernels::parallel::{chunks, unwritten};
 use crate::nn::kernels::values::Values;
 
@@ -23,6 +25,25 @@ impl Kernel<'_> {
                 let mut taps = w.some((input * g.outputs + output) * 9);
                 taps.reverse();
                 taps
+            }
+        }
+    }
+
+    /// The weights between `inputs` (the first, and how many) and up to 16 `outputs`, these innermost: `to[9 i + tap][output]`. What
+    /// lies after the last output is anything.
+    pub(super) fn taps_of(&self, g: &Geometry, inputs: (usize, usize), outputs: (usize, usize), to: &mut [[f32; 16]]) {
+        let ((input, inputs), (output, outputs)) = (inputs, outputs);
+        match *self {
+            Self::Forward(w) => {
+                let rows = View::new(w.from((output * g.inputs + input) * 9), g.inputs * 9, 1);
+                pack_rows(rows, outputs, to[..9 * inputs].as_flattened_mut(), 16);
+            }
+            Self::Backward(w) => {
+                for (i, to) in to.chunks_exact_mut(9).take(inputs).enumerate() {
+                    let rows = View::new(w.from(((input + i) * g.outputs + output) * 9), 9, 1);
+                    pack_rows(rows, outputs, to.as_flattened_mut(), 16);
+                    to.reverse();
+                }
             }
         }
     }

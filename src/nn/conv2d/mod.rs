@@ -259,12 +259,19 @@ impl Convolution {
         let mut y = unwritten(g.batch * g.outputs * g.out_pixels());
         match self.way {
             Way::Direct => direct::convolve(g, x, Kernel::Forward(weight), bias, &mut y),
-            Way::Winograd(form) => {
-                winograd::convolve(form, g, x, &self.points(form, g, Kernel::Forward(weight)), bias, &mut y);
-            }
+            Way::Winograd(form) => self.by_points(form, g, x, Kernel::Forward(weight), bias, &mut y),
             Way::Columns => columns::forward(g, x, weight, bias, &mut y),
         }
         (CpuStorage::F32(y), Shape::from((g.batch, g.outputs, g.out_height(), g.out_width())))
+    }
+
+    /// By [`winograd`], with the points of the kernel kept, made, or made on the way.
+    fn by_points(&self, form: Form, g: &Geometry, x: &[f32], kernel: Kernel<'_>, bias: Option<&[f32]>, y: &mut [f32]) {
+        if g.inputs * g.outputs > KEPT && winograd::streamed::suits(form, g) {
+            winograd::streamed::convolve(form, g, x, kernel, bias, y);
+        } else {
+            winograd::convolve(form, g, x, &self.points(form, g, kernel), bias, y);
+        }
     }
 
     /// The kernel's points, kept where the kernel is constant.
@@ -299,9 +306,7 @@ impl Convolution {
             let (swapped, kernel) = (Geometry { inputs: g.outputs, outputs: g.inputs, ..*g }, Kernel::Backward(w));
             match self.way {
                 Way::Direct => direct::convolve(&swapped, dy, kernel, None, &mut dx),
-                Way::Winograd(form) => {
-                    winograd::convolve(form, &swapped, dy, &self.points(form, &swapped, kernel), None, &mut dx);
-                }
+                Way::Winograd(form) => self.by_points(form, &swapped, dy, kernel, None, &mut dx),
                 Way::Columns if (g.kernel, g.stride, g.padding) == (3, 1, 1) => {
                     columns::forward(&swapped, dy, kernel.weights(&swapped).as_slice().into(), None, &mut dx);
                 }

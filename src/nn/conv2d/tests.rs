@@ -22,6 +22,7 @@ fn three_by_three_of_stride_one_on_odd_sizes() {
     check(1, 130, 70, [6, 50], 3, 1, 1);
     check(9, 33, 17, [5, 11], 3, 1, 1); // tiles that reach past the map
     check(2, 16, 40, [50, 61], 3, 1, 1); // more tiles than one task
+    check(2, 272, 250, [9, 15], 3, 1, 1); // a large kernel
 }
 
 #[test]
@@ -75,6 +76,9 @@ fn every_way_gives_the_same() {
     ways.extend(direct::available().then_some(Way::Direct));
     for (batch, inputs, outputs, height, width) in
         [(1, 16, 16, 8, 8), (3, 33, 17, 5, 11), (2, 20, 40, 9, 33), (1, 300, 24, 12, 10), (9, 18, 16, 4, 4)]
+            .into_iter()
+            .chain([(3, 270, 250, 5, 11), (2, 260, 256, 8, 8)])
+    // kernels whose points are made on the way
     {
         let geometry = Geometry { batch, inputs, outputs, height, width, kernel: 3, stride: 1, padding: 1 };
         let (pixels, device) = (height * width, candle_core::Device::Cpu);

@@ -1,5 +1,6 @@
 //! The two sizes of tiles, and their transforms along one axis.
 
+use crate::nn::conv2d::Geometry;
 use crate::nn::kernels::simd::mul_add;
 use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 
@@ -20,6 +21,11 @@ impl Form {
             Self::F2 => 2,
             Self::F4 => 4,
         }
+    }
+
+    /// Tiles of a map.
+    pub(super) fn tiles(self, g: &Geometry) -> usize {
+        g.height.div_ceil(self.out()) * g.width.div_ceil(self.out())
     }
 
     /// Points of a tile.

@@ -9,6 +9,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod form;
+pub(super) mod streamed;
 mod transform;
 
 use super::Geometry;
@@ -18,7 +19,7 @@ use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::matmul::View;
 use crate::nn::kernels::parallel::{SharedMut, grown, tasks, unwritten};
 pub(super) use form::Form;
-use transform::{transform_input, transform_output, transform_outputs};
+use transform::{Place, transform_input, transform_output, transform_outputs};
 
 /// Channels that are transformed together.
 const LANES: usize = 16;
@@ -31,22 +32,22 @@ const MORE_WEIGHTS: usize = 1 << 17;
 const CHANNELS: usize = 16;
 /// Fewer tiles of 4x4 neither: the kernel's points are made anew in each call, and what is gained does not pay for the rounding.
 const MANY_TILES: usize = 64;
-/// Fewer tiles of 2x2 neither.
+/// Fewer tiles of 2x2 neither, where the kernel is small; a larger one needs as many as those of 4x4.
 const SOME_TILES: usize = 16;
-/// Kernels of more weights than this are not transformed for a few small tiles.
+/// Kernels of more weights than this are large.
 const SMALL_KERNEL: usize = super::KEPT;
 
 /// The form by which this convolution gains.
 pub(super) fn form(g: &Geometry) -> Option<Form> {
-    let tiles = |form: Form| g.batch * g.height.div_ceil(form.out()) * g.width.div_ceil(form.out());
+    let tiles = |form: Form| g.batch * form.tiles(g);
     if g.inputs.min(g.outputs) < CHANNELS {
         None
     } else if tiles(Form::F4) >= MANY_TILES {
         Some(Form::F4)
     } else {
+        let some = if g.inputs * g.outputs <= SMALL_KERNEL { SOME_TILES } else { MANY_TILES };
         // without a fused multiply-add, rounding would exceed what the goldens allow
-        let few = tiles(Form::F2) >= SOME_TILES && g.inputs * g.outputs <= SMALL_KERNEL;
-        (few && Instructions::used() != Instructions::Portable).then_some(Form::F2)
+        (tiles(Form::F2) >= some && Instructions::used() != Instructions::Portable).then_some(Form::F2)
     }
 }
 
@@ -55,7 +56,11 @@ pub(super) fn transform_kernel(form: Form, g: &Geometry, kernel: Kernel<'_>) -> 
     let order = Order::new(g.inputs, g.outputs);
     let mut points = unwritten(form.points() * order.len());
     let shared = SharedMut::new(&mut points);
-    tasks(g.outputs.div_ceil(2 * LANES), |task| transform_outputs(form, g, kernel, order, task * 2 * LANES, shared));
+    let place = Place { order, first: 0, inputs: (0, g.inputs) };
+    tasks(g.outputs.div_ceil(2 * LANES), |task| {
+        let outputs = (task * 2 * LANES, g.outputs.min((task + 1) * 2 * LANES));
+        transform_outputs(form, g, kernel, place, outputs, shared);
+    });
     points
 }
 
@@ -130,7 +135,7 @@ pub(super) fn convolve(form: Form, g: &Geometry, x: &[f32], points: &[f32], bias
             // SAFETY: `dst` has `tiles` rows, `block.outputs` apart, and is this task's.
             unsafe { b.multiply((tiles, 0, g.outputs), a, dst, block.outputs, Onto::Nothing, 1.0) };
         }
-        transform_output(form, g, block, &sums, bias, out);
+        transform_output(form, g, block, 0..g.outputs, &sums, bias, out);
     });
 }
 

@@ -12,40 +12,53 @@ use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::matmul::View;
 use crate::nn::kernels::parallel::{SharedMut, grown};
 use crate::nn::kernels::simd::dispatched;
+use std::ops::Range;
+
+/// Inputs whose weights are put side by side together.
+const INPUTS: usize = 8;
+
+/// Which part of the kernel's points lies in a packed matrix a point: `inputs.0` to `inputs.1` by outputs from `first` on.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub order: Order,
+    pub first: usize,
+    pub inputs: (usize, usize),
+}
 
 #[inline(always)]
 fn outputs_of<P: Points<OUT, IN>, const OUT: usize, const IN: usize>(
     g: &Geometry,
     kernel: Kernel<'_>,
-    order: Order,
-    first: usize,
-    shared: SharedMut,
+    place: Place,
+    (from, to): (usize, usize),
+    points: SharedMut,
 ) {
-    let end = g.outputs.min(first + 2 * LANES);
+    let Place { order, first, inputs: (first_input, last_input) } = place;
     // vectors of outputs do not straddle panels
     let step = LANES.min(order.columns());
-    for c in (first..end).step_by(LANES) {
-        for input in 0..g.inputs {
-            let mut taps = [[0.0; LANES]; 9];
-            for l in 0..LANES.min(end - c) {
-                for (tap, weight) in taps.iter_mut().zip(kernel.taps(g, c + l, input)) {
-                    tap[l] = weight;
+    let mut taps = [[0.0; LANES]; 9 * INPUTS];
+    for c in (from..to).step_by(LANES) {
+        let width = LANES.min(order.width() - (c - first));
+        for some in (first_input..last_input).step_by(INPUTS) {
+            let count = INPUTS.min(last_input - some);
+            kernel.taps_of(g, (some, count), (c, LANES.min(to - c)), &mut taps);
+            for input in some..some + count {
+                let taps = taps[(input - some) * 9..].first_chunk::<9>().unwrap_or(&[[0.0; LANES]; 9]);
+                let mut half = [[[0.0; LANES]; 3]; IN];
+                for column in 0..3 {
+                    let points = P::kernel::<LANES>([&taps[column], &taps[3 + column], &taps[6 + column]]);
+                    for i in 0..IN {
+                        half[i][column] = points[i];
+                    }
                 }
-            }
-            let mut half = [[[0.0; LANES]; 3]; IN];
-            for column in 0..3 {
-                let points = P::kernel::<LANES>([&taps[column], &taps[3 + column], &taps[6 + column]]);
-                for i in 0..IN {
-                    half[i][column] = points[i];
-                }
-            }
-            for (i, h) in half.iter().enumerate() {
-                for (j, point) in P::kernel::<LANES>([&h[0], &h[1], &h[2]]).iter().enumerate() {
-                    for l in (0..LANES.min(order.width() - c)).step_by(step) {
-                        let count = step.min(order.width() - c - l);
-                        let at = (i * IN + j) * order.len() + order.at(input, c + l);
-                        // SAFETY: what belongs to these outputs is this task's alone; `slice` checks the bounds.
-                        unsafe { shared.slice(at, count) }.copy_from_slice(&point[l..l + count]);
+                for (i, h) in half.iter().enumerate() {
+                    for (j, point) in P::kernel::<LANES>([&h[0], &h[1], &h[2]]).iter().enumerate() {
+                        for l in (0..width).step_by(step) {
+                            let count = step.min(width - l);
+                            let at = (i * IN + j) * order.len() + order.at(input - first_input, c - first + l);
+                            // SAFETY: what belongs to these outputs is this task's alone; `slice` checks the bounds.
+                            unsafe { points.slice(at, count) }.copy_from_slice(&point[l..l + count]);
+                        }
                     }
                 }
             }
@@ -58,19 +71,19 @@ fn transform_outputs_inner<const FMA: bool>(
     form: Form,
     g: &Geometry,
     kernel: Kernel<'_>,
-    order: Order,
-    first: usize,
-    shared: SharedMut,
+    place: Place,
+    outputs: (usize, usize),
+    points: SharedMut,
 ) {
     match form {
-        Form::F2 => outputs_of::<F2, 2, 4>(g, kernel, order, first, shared),
-        Form::F4 => outputs_of::<F4, 4, 6>(g, kernel, order, first, shared),
+        Form::F2 => outputs_of::<F2, 2, 4>(g, kernel, place, outputs, points),
+        Form::F4 => outputs_of::<F4, 4, 6>(g, kernel, place, outputs, points),
     }
 }
 
 dispatched! {
-    /// All points of the kernels of some outputs.
-    pub fn transform_outputs(form: Form, g: &Geometry, kernel: Kernel<'_>, order: Order, first: usize, shared: SharedMut) = transform_outputs_inner;
+    /// All points of the kernels between some inputs and outputs `outputs.0` to `outputs.1`.
+    pub fn transform_outputs(form: Form, g: &Geometry, kernel: Kernel<'_>, place: Place, outputs: (usize, usize), points: SharedMut) = transform_outputs_inner;
 }
 
 /// Channels whose transforms fit the vectors of this machine.
@@ -197,11 +210,12 @@ dispatched! {
     pub fn transform_row(form: Form, g: &Geometry, block: Block, at: (usize, usize), sums: &[f32], bias: &[f32; LANES], pixels: &mut [f32]) = transform_row_inner;
 }
 
-/// `A^T m A` of each tile and channel, and the bias, into the maps `(B, out, H, W)`.
+/// `A^T m A` of each tile and of some outputs, to which `sums` belongs alone, and the bias, into the maps `(B, out, H, W)`.
 pub(super) fn transform_output(
     form: Form,
     g: &Geometry,
     block: Block,
+    outputs: Range<usize>,
     sums: &[f32],
     bias: Option<&[f32]>,
     out: SharedMut,
@@ -216,13 +230,13 @@ pub(super) fn transform_output(
             let top = (block.first_row + row) * form.out();
             let count = form.out().min(g.height - top) * g.width;
             let first = (s * block.rows + row) * block.across;
-            for c in (0..g.outputs).step_by(LANES) {
-                let channels = LANES.min(g.outputs - c);
+            for c in outputs.clone().step_by(LANES) {
+                let channels = LANES.min(outputs.end - c);
                 let mut biases = [0.0; LANES];
                 if let Some(bias) = bias {
                     biases[..channels].copy_from_slice(&bias[c..c + channels]);
                 }
-                transform_row(form, g, block, (first, c), sums, &biases, pixels);
+                transform_row(form, g, block, (first, c - outputs.start), sums, &biases, pixels);
                 let place = ((block.first_sample + s) * g.outputs + c) * map + top * g.width;
                 let to = out.at(place, (channels - 1) * map + count);
                 // SAFETY: these rows of these maps belong to this task alone; `at` checked the bounds.

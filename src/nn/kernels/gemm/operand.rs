@@ -238,6 +238,27 @@ impl<'a> Tiles<'a> {
         Self { path, m, k, values: buffer, rows: None }
     }
 
+    /// Puts row-major values, `m` rows of `k`, `apart` from each other, where they lie into the order in which
+    /// [`Tiles::arranged`] takes them.
+    pub fn arrange(values: &mut [f32], (m, k): (usize, usize), apart: usize, buffer: &mut Vec<f32>) {
+        assert!(k <= apart && m * apart <= values.len() && depth(k) == k, "there is less to arrange");
+        let path = Instructions::used();
+        if readable(path, View::new(&*values, apart, 1)).is_none() {
+            let to = grown(buffer, m * k + SLACK);
+            // SAFETY: just checked.
+            unsafe { tiles(path, View::new(&*values, apart, 1), (m, k), to.as_mut_ptr()) };
+            values[..m * k].copy_from_slice(&to[..m * k]);
+        }
+    }
+
+    /// A left operand that [`Tiles::arrange`] has put in order.
+    pub fn arranged(values: &'a [f32], (m, k): (usize, usize), apart: usize) -> Self {
+        assert!(k <= apart && m * apart <= values.len() && depth(k) == k, "the left matrix is too small");
+        let path = Instructions::used();
+        let rows = readable(path, View::new(values, apart, 1)).map(|(_, apart)| apart);
+        Self { path, m, k, values, rows }
+    }
+
     /// The same of an operand that lies in panels of [`Panels::columns`] columns, one after the other, each `m` rows of whole
     /// vectors; of a `k` that is summed in registers at once.
     pub fn pack_panels(panels: &[f32], m: usize, k: usize, buffer: &'a mut Vec<f32>) -> Self {
