@@ -1,9 +1,10 @@
 //! The backward pass, and the check that exactly the trainable parameters got finite gradients.
 
+use super::combine::add;
 use super::kernels::parallel::{alone, work_alone};
 use super::params::ParamStore;
 use super::record::Record;
-use super::total::{read, total};
+use super::total::finite;
 use crate::{Error, Result};
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
@@ -62,7 +63,7 @@ fn collect(loss: Tensor, records: Vec<Record>, params: &ParamStore) -> Result<Gr
 /// Adds one gradient to what `sum` has of this name.
 pub fn accumulate(sum: &mut Gradients, name: String, gradient: Tensor) -> Result<()> {
     let total = match sum.get(&name) {
-        Some(so_far) => (so_far + gradient)?,
+        Some(so_far) => add(so_far, &gradient)?,
         None => gradient,
     };
     sum.insert(name, total);
@@ -91,13 +92,12 @@ pub fn gather(store: &mut GradStore, params: &ParamStore, sum: &mut Gradients) -
 /// # Errors
 /// Otherwise; the message names the parameter.
 pub fn complete(gradients: Gradients, params: &ParamStore) -> Result<Gradients> {
-    let mut squares = Vec::with_capacity(gradients.len());
+    let mut found = Vec::with_capacity(gradients.len());
     for name in params.vars().keys() {
         let gradient = gradients.get(name);
-        let gradient = gradient.ok_or_else(|| Error::Numeric(format!("{name} is trainable but got no gradient")))?;
-        squares.push(total(&gradient.sqr()?)?);
+        found.push(gradient.ok_or_else(|| Error::Numeric(format!("{name} is trainable but got no gradient")))?);
     }
-    match params.vars().keys().zip(read(&squares)?).find(|(_, square)| !square.is_finite()) {
+    match params.vars().keys().zip(finite(&found)?).find(|(_, finite)| !finite) {
         Some((name, _)) => Err(Error::Numeric(format!(
             "the gradient of {name} is not finite; lower the learning rate or check the model for NaN"
         ))),

@@ -1,7 +1,10 @@
 //! Sums over all values of a tensor, and reading them without making a GPU wait more often than it must.
 
+use super::kernels::parallel::tasks;
+use super::kernels::storage::slice;
 use crate::Result;
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Tensor};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The longest row that a GPU sums by one group of its threads.
 const ROW: usize = 1024;
@@ -24,6 +27,37 @@ pub fn row_sums(x: &Tensor) -> Result<Tensor> {
     Ok(x.flatten_all()?.reshape((count / width, width))?.sum(D::Minus1)?)
 }
 
+/// Whether all values of each tensor are finite (on a GPU: their squares too), for which a GPU is waited for once.
+///
+/// # Errors
+/// Those of candle.
+pub fn finite(tensors: &[&Tensor]) -> Result<Vec<bool>> {
+    if tensors.iter().any(|x| !x.device().is_cpu() || x.dtype() != DType::F32) {
+        let squares = tensors.iter().map(|x| total(&x.sqr()?)).collect::<Result<Vec<_>>>()?;
+        return Ok(read(&squares)?.into_iter().map(f32::is_finite).collect());
+    }
+    let of = |x: &&Tensor| {
+        let x = x.contiguous()?;
+        let (storage, layout) = x.storage_and_layout();
+        Ok(all_finite(slice(&storage, layout)?))
+    };
+    tensors.iter().map(of).collect()
+}
+
+fn all_finite(values: &[f32]) -> bool {
+    const BLOCK: usize = 1 << 16;
+    /// All bits of the exponent: infinite, or no number.
+    const EXPONENT: u32 = 0x7f80_0000;
+    let found = AtomicBool::new(false);
+    tasks(values.len().div_ceil(BLOCK), |i| {
+        let block = &values[i * BLOCK..values.len().min((i + 1) * BLOCK)];
+        // without a way out in its midst a loop becomes vectors
+        let largest = block.iter().map(|x| x.to_bits() & EXPONENT).fold(0, u32::max);
+        found.fetch_or(largest == EXPONENT, Ordering::Relaxed);
+    });
+    !found.into_inner()
+}
+
 /// The values of scalars, for which a GPU is waited for once.
 ///
 /// # Errors
@@ -39,6 +73,24 @@ pub fn read(scalars: &[Tensor]) -> Result<Vec<f32>> {
 mod tests {
     use super::*;
     use candle_core::{Device, Var};
+
+    #[test]
+    fn one_value_that_is_not_finite_is_found() {
+        let of = |at: usize, value: f32| {
+            let mut values = vec![f32::MAX; 200_003];
+            values[at] = value;
+            Tensor::from_vec(values, 200_003, &Device::Cpu).unwrap()
+        };
+        let all = [
+            of(0, f32::MIN),
+            of(0, f32::NAN),
+            of(65_536, f32::INFINITY),
+            of(200_002, f32::NEG_INFINITY),
+            of(200_002, -0.0),
+        ];
+        assert_eq!(finite(&all.each_ref()).unwrap(), [true, false, false, false, true]);
+        assert_eq!(finite(&[]).unwrap(), Vec::<bool>::new());
+    }
 
     #[test]
     fn rows_cover_every_value_once_and_pass_gradients_on() {
