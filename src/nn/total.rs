@@ -84,11 +84,12 @@ mod tests {
         let all = [
             of(0, f32::MIN),
             of(0, f32::NAN),
+            of(65_535, f32::NAN),
             of(65_536, f32::INFINITY),
             of(200_002, f32::NEG_INFINITY),
             of(200_002, -0.0),
         ];
-        assert_eq!(finite(&all.each_ref()).unwrap(), [true, false, false, false, true]);
+        assert_eq!(finite(&all.each_ref()).unwrap(), [true, false, false, false, false, true]);
         assert_eq!(finite(&[]).unwrap(), Vec::<bool>::new());
     }
 
