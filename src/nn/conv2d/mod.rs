@@ -267,7 +267,7 @@ impl Convolution {
 
     /// By [`winograd`], with the points of the kernel kept, made, or made on the way.
     fn by_points(&self, form: Form, g: &Geometry, x: &[f32], kernel: Kernel<'_>, bias: Option<&[f32]>, y: &mut [f32]) {
-        if g.inputs * g.outputs > KEPT && winograd::streamed::suits(form, g) {
+        if winograd::streamed::suits(form, g) {
             winograd::streamed::convolve(form, g, x, kernel, bias, y);
         } else {
             winograd::convolve(form, g, x, &self.points(form, g, kernel), bias, y);

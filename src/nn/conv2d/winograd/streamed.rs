@@ -5,7 +5,7 @@
 //! kernel's points and adds every point's product onto its sums, which it transforms back.
 
 use super::transform::{Place, transform_input, transform_output, transform_outputs};
-use super::{Block, Form, LANES, Padded};
+use super::{Block, Form, LANES, Padded, SMALL_KERNEL};
 use crate::nn::conv2d::Geometry;
 use crate::nn::conv2d::kernel::Kernel;
 use crate::nn::kernels::gemm::{Onto, Order, Panels, Tiles};
@@ -30,9 +30,9 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Whether it gains: maps of more tiles use each point often enough to make all of them first.
+/// Whether it gains: the kernel is large, and maps of more tiles would use each point often enough to make all of them first.
 pub(in super::super) fn suits(form: Form, g: &Geometry) -> bool {
-    form.tiles(g) <= TILES
+    g.inputs * g.outputs > SMALL_KERNEL && form.tiles(g) <= TILES
 }
 
 /// As [`super::convolve`], of the kernel itself.
