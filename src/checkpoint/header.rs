@@ -15,13 +15,18 @@ const ENTRIES: usize = 4_096;
 /// The most dimensions of a tensor.
 const DIMENSIONS: usize = 8;
 
+/// The most tensors, or members of an archive, that a file of `size` bytes may have.
+pub(super) fn most_in(size: usize) -> usize {
+    FEW.saturating_add(size / BYTES)
+}
+
 /// Checks the JSON of the header of a file of `size` bytes, in memory that does not grow with it. What else may be wrong with it
 /// is left to the crate.
 ///
 /// # Errors
 /// In words: what no file of weights has.
 pub(super) fn check(json: &[u8], size: usize) -> Result<(), String> {
-    let header = Header { most: TENSORS.min(FEW + size / BYTES) };
+    let header = Header { most: TENSORS.min(most_in(size)) };
     serde_json::Deserializer::from_slice(json).deserialize_map(header).map_err(|e| e.to_string())
 }
 

@@ -1,10 +1,7 @@
 //! How many members a zip archive says that it has, before anything is made of them.
 
-/// Archives of fewer members are always read.
-const FEW: usize = 4_096;
-/// More have to be this large in the mean, in bytes, so that their list takes less memory than the file. (The largest checkpoints
-/// that are read have some thousand, of a million bytes.)
-const BYTES: usize = 1_024;
+use crate::checkpoint::header::most_in;
+
 /// The end of an archive and the longest comment after it.
 const TAIL: usize = 22 + 65_535;
 /// Where 64-bit numbers are to be found, just before the end.
@@ -13,9 +10,8 @@ const LOCATOR: usize = 20;
 /// # Errors
 /// In words, if there are more members than a checkpoint of this size has.
 pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
-    let most = FEW.saturating_add(bytes.len() / BYTES);
     let members = promised(bytes);
-    if members > most as u64 {
+    if members > most_in(bytes.len()) as u64 {
         return Err(format!(
             "a zip archive of {members} members in {} bytes, so no checkpoint of PyTorch's",
             bytes.len()
@@ -68,11 +64,11 @@ mod tests {
         for members in [0, 3, 65_534, 65_535, 70_000] {
             assert_eq!(promised(&archive(members)), members as u64);
         }
-        assert_eq!(check(&archive(FEW)), Ok(()));
-        let many = archive(2 * FEW);
+        assert_eq!(check(&archive(4_096)), Ok(()));
+        let many = archive(8_192);
         assert!(check(&many).unwrap_err().contains("8192 members"));
         // as many, but of a kibibyte each
-        assert_eq!(check(&[vec![0; FEW * BYTES], many].concat()), Ok(()));
+        assert_eq!(check(&[vec![0; 4_096 * 1_024], many].concat()), Ok(()));
         assert_eq!((promised(b""), promised(b"PK\x05\x06"), promised(&[0xff; 100])), (0, 0, 0));
     }
 }
