@@ -2,8 +2,6 @@
 //! MACE, COCO).
 
 use super::csv_record::Record;
-#[cfg(test)]
-use super::csv_record::{LONGEST_ROW, MOST_COLUMNS};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -242,6 +240,7 @@ fn size(text: &str, what: &str) -> std::result::Result<Option<usize>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::csv_record::{LONGEST_ROW, MOST_COLUMNS};
 
     fn rows(text: &[u8]) -> Vec<std::result::Result<PromptRow, Malformed>> {
         PromptRows::new(text, "set.csv").unwrap().collect()
