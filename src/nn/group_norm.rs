@@ -8,7 +8,7 @@ use super::record::apply3;
 use crate::Result;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, InplaceOp3, Layout, Shape, Tensor};
 use std::sync::OnceLock;
 
 /// A group norm with the checkpoint's `weight` and `bias` `(channels)`.
@@ -35,6 +35,27 @@ impl GroupNorm {
     pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
         group_norm(x, &self.weight, &self.bias, self.groups, self.eps, true)
     }
+
+    /// As [`GroupNorm::forward_silu`], of an `x` that nothing else reads, nor anything that shares its elements: outside a graph the
+    /// result takes their place.
+    pub fn forward_silu_over(&self, x: Tensor) -> Result<Tensor> {
+        let operands = [&x, &self.weight, &self.bias];
+        let in_place = operands.iter().all(|x| !x.track_op() && x.is_contiguous()) && fused(&operands);
+        if !(in_place && divides(&x, &self.weight, &self.bias, self.groups)) {
+            return self.forward_silu(&x);
+        }
+        let op = NormaliseOver { groups: self.groups, eps: self.eps };
+        x.inplace_op3(&self.weight, &self.bias, &op)?;
+        Ok(x)
+    }
+}
+
+/// Whether the kernels take these.
+fn divides(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize) -> bool {
+    let fits = |channels: &usize| {
+        groups > 0 && channels.is_multiple_of(groups) && weight.dims() == [*channels] && bias.dims() == [*channels]
+    };
+    x.elem_count() > 0 && x.dims().get(1).is_some_and(fits)
 }
 
 /// Group normalisation over `(C/groups, H, W)`, population variance, then SiLU if `with_silu`.
@@ -49,9 +70,7 @@ pub fn group_norm(
     eps: f64,
     with_silu: bool,
 ) -> Result<Tensor> {
-    let channels = x.dim(1)?;
-    let divides = groups > 0 && channels % groups == 0 && x.elem_count() > 0;
-    if !divides || weight.dims() != [channels] || bias.dims() != [channels] || !fused(&[x, weight, bias]) {
+    if !divides(x, weight, bias, groups) || !fused(&[x, weight, bias]) {
         return reference(x, weight, bias, groups, eps, with_silu);
     }
     let op = Normalise {
@@ -194,10 +213,79 @@ impl CustomOp3 for Normalise {
     }
 }
 
+/// The norm with SiLU, written over what it reads.
+struct NormaliseOver {
+    groups: usize,
+    eps: f64,
+}
+
+impl InplaceOp3 for NormaliseOver {
+    fn name(&self) -> &'static str {
+        "group_norm over its input"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &mut CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<()> {
+        let (w, b) = (cpu(w, lw)?, cpu(b, lb)?);
+        let (CpuStorage::F32(x), Some((start, end))) = (x, lx.contiguous_offsets()) else {
+            candle_core::bail!("{} got an operand that is not contiguous, or not f32", self.name())
+        };
+        let x = &mut x[start..end];
+        let tasks_count = lx.dims()[0] * self.groups;
+        let (size, width) = (x.len() / tasks_count, w.len() / self.groups);
+        let shared = SharedMut::new(x);
+        tasks(tasks_count, |task| {
+            let c = task % self.groups * width;
+            // SAFETY: each task has its own group; `at` checks the bounds.
+            let x = unsafe { shared.slice(task * size, size) };
+            norm::group_over(x, &w[c..c + width], &b[c..c + width], self.eps);
+        });
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &mut CudaStorage,
+        lx: &Layout,
+        w: &CudaStorage,
+        lw: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<()> {
+        let way = super::cuda::group_norm::Way { groups: self.groups, eps: self.eps, silu: true };
+        super::cuda::group_norm::over(way, (x, lx), (w, lw), (b, lb))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::nn::kernels::testing::compare;
+
+    #[test]
+    fn written_over_its_input_it_has_the_same_bits() {
+        let randn = |shape: &[usize]| Tensor::randn(0f32, 1., shape, &candle_core::Device::Cpu).unwrap();
+        for (shape, groups) in [([2, 6, 5, 7], 3), ([1, 4, 61, 67], 2)] {
+            let (weight, bias) = (randn(&[shape[1]]), randn(&[shape[1]]));
+            let norm = GroupNorm { weight, bias, groups, eps: 1e-6 };
+            let x = ((randn(&shape) * 2.0).unwrap() + 3.0).unwrap();
+            let expected = norm.forward_silu(&x).unwrap();
+            let kept = candle_core::Var::from_tensor(&x).unwrap();
+            let bits = |y: &Tensor| y.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let tracked = norm.forward_silu_over(kept.as_tensor().clone()).unwrap();
+            assert_eq!((bits(&tracked), bits(&kept)), (bits(&expected), bits(&x)), "what a graph reads stays");
+            let over = norm.forward_silu_over(x.clone()).unwrap();
+            assert_eq!((bits(&over), bits(&x)), (bits(&expected), bits(&expected)), "no memory of its own");
+        }
+    }
 
     #[test]
     fn matches_the_composite() {

@@ -11,6 +11,7 @@ mod direct;
 mod kernel;
 #[cfg(test)]
 mod tests;
+mod upsampled;
 mod winograd;
 
 #[cfg(feature = "cuda")]

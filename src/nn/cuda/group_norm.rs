@@ -48,18 +48,37 @@ pub fn forward(
     (b, lb): (&CudaStorage, &Layout),
 ) -> Result<((CudaStorage, Shape), Floats)> {
     let gpu = Gpu::new(&x.device)?;
-    let s = Sizes::new(lx.dims(), way.groups);
-    let (x, w, b) = (operand(x, lx)?, operand(w, lw)?, operand(b, lb)?);
-    let (w, b) = (gpu.as_type(w, false)?, gpu.as_type(b, false)?);
-    let parts = gpu.floats(2 * s.batch * way.groups * s.chunks)?;
-    let stats = gpu.floats(2 * s.batch * way.groups)?;
+    let x = operand(x, lx)?;
     let y = gpu.room(x.len, x.half)?;
+    let stats = normalise(&gpu, way, (x, lx), operand(w, lw)?, operand(b, lb)?, y.operand.at)?;
+    Ok((output(&gpu, y, lx.shape().clone())?, stats))
+}
+
+/// The result over `x`.
+pub fn over(
+    way: Way,
+    (x, lx): (&CudaStorage, &Layout),
+    (w, lw): (&CudaStorage, &Layout),
+    (b, lb): (&CudaStorage, &Layout),
+) -> Result<()> {
+    let gpu = Gpu::new(&x.device)?;
+    let x = operand(x, lx)?;
+    normalise(&gpu, way, (x, lx), operand(w, lw)?, operand(b, lb)?, x.at).map(drop)
+}
+
+/// Writes the result, of the type of `x`, to `to_y`, which may be where `x` is; returns `mean, rstd` of every sample and group.
+fn normalise(gpu: &Gpu, way: Way, (x, lx): (Operand, &Layout), w: Operand, b: Operand, to_y: u64) -> Result<Floats> {
+    let s = Sizes::new(lx.dims(), way.groups);
+    let (w, b) = (gpu.as_type(w, false)?, gpu.as_type(b, false)?);
+    // of each chunk two sums; after them of each group what they are relative to
+    let parts = gpu.floats((2 * s.chunks + 1) * s.batch * way.groups)?;
+    let stats = gpu.floats(2 * s.batch * way.groups)?;
     let to_parts = gpu.address(&parts);
-    launch!(&gpu, Name::GroupSums.of(x.half), s.grid(way.groups), x.at, to_parts, s.size)?;
-    let (to_y, to_stats) = (y.operand.at, gpu.address(&stats));
+    launch!(gpu, Name::GroupSums.of(x.half), s.grid(way.groups), x.at, to_parts, s.size)?;
+    let to_stats = gpu.address(&stats);
     let (groups, eps, silu) = (way.groups as i32, way.eps as f32, i32::from(way.silu));
     launch!(
-        &gpu,
+        gpu,
         Name::GroupNorm.of(x.half),
         s.grid(way.groups),
         x.at,
@@ -74,7 +93,7 @@ pub fn forward(
         eps,
         silu,
     )?;
-    Ok((output(&gpu, y, lx.shape().clone())?, stats))
+    Ok(stats)
 }
 
 /// `dx`, `dw` and `db`, each where tracked.

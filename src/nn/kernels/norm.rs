@@ -75,6 +75,19 @@ fn group_inner<const FMA: bool>(
     (mean, rstd)
 }
 
+#[inline(always)]
+fn group_over_inner<const FMA: bool>(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f64) {
+    let (mean, rstd) = statistics::<FMA>(x, eps);
+    let pixels = x.len() / weight.len();
+    for (x, (w, b)) in x.chunks_exact_mut(pixels).zip(weight.iter().zip(bias)) {
+        let scale = rstd * w;
+        for x in x {
+            let y = mul_add::<FMA>(*x - mean, scale, *b);
+            *x = y * sigmoid::<FMA>(y);
+        }
+    }
+}
+
 /// With `y = w h + b`, `h = (x - mean) rstd`, `g = w dy`: `dx = rstd (g - mean(g) - h mean(g h))`; the sums over the
 /// pixels of `dy` and `dy h` of each channel are its part of `db` and `dw`.
 #[allow(clippy::too_many_arguments)]
@@ -175,6 +188,10 @@ dispatched! {
     /// `(mean, 1 / standard deviation)`.
     pub fn group(x: &[f32], weight: &[f32], bias: &[f32], eps: f64, silu: bool, out: &mut [f32]) -> (f32, f32)
         = group_inner;
+}
+dispatched! {
+    /// As [`group`] with SiLU, in place.
+    pub fn group_over(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f64) = group_over_inner;
 }
 dispatched! {
     /// The gradient of [`group`] in `x`, and this sample's part of `dw` and `db` for the channels of the group.

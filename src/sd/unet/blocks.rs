@@ -47,20 +47,33 @@ impl DownBlock {
         Ok(Self { resnets, attentions, downsampler: down.transpose()? })
     }
 
-    /// `(B, in, H, W)` -> `(B, out, H/2, W/2)`; every intermediate result is pushed to `skips`.
-    pub fn forward(&self, x: &Tensor, temb: &Tensor, context: &Tensor, skips: &mut Vec<Tensor>) -> Result<Tensor> {
-        let mut x = x.clone();
-        for (j, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.forward(&x, temb)?;
-            if let Some(attention) = self.attentions.get(j) {
-                x = attention.forward(&x, context)?;
-            }
-            skips.push(x.clone());
+    /// Its layers: resnets, each with its attention.
+    pub fn layers(&self) -> usize {
+        self.resnets.len()
+    }
+
+    /// Layer `j`: `(B, in, H, W)` -> `(B, out, H, W)`, pushed to `skips` too.
+    pub fn layer(
+        &self,
+        j: usize,
+        x: &Tensor,
+        temb: &Tensor,
+        context: &Tensor,
+        skips: &mut Vec<Tensor>,
+    ) -> Result<Tensor> {
+        let mut x = self.resnets[j].forward(x, temb)?;
+        if let Some(attention) = self.attentions.get(j) {
+            x = attention.forward(&x, context)?;
         }
-        if let Some(downsampler) = &self.downsampler {
-            x = downsampler.forward(&x)?;
-            skips.push(x.clone());
-        }
+        skips.push(x.clone());
+        Ok(x)
+    }
+
+    /// `(B, out, H, W)` -> `(B, out, H/2, W/2)`, pushed to `skips` too, if it has a downsampler.
+    pub fn downsample(&self, x: &Tensor, skips: &mut Vec<Tensor>) -> Result<Tensor> {
+        let Some(downsampler) = &self.downsampler else { return Ok(x.clone()) };
+        let x = downsampler.forward(x)?;
+        skips.push(x.clone());
         Ok(x)
     }
 }
@@ -116,20 +129,32 @@ impl UpBlock {
         Ok(Self { resnets, attentions, upsampler: up.transpose()? })
     }
 
-    /// `(B, in, H, W)` -> `(B, out, 2H, 2W)`; takes its skips from the end of `skips`.
-    pub fn forward(&self, x: &Tensor, temb: &Tensor, context: &Tensor, skips: &mut Vec<Tensor>) -> Result<Tensor> {
-        let mut x = x.clone();
-        for (j, resnet) in self.resnets.iter().enumerate() {
-            let skip = skips.pop().ok_or_else(|| Error::Weights("the UNet has more up resnets than skips".into()))?;
-            let both = concat_channels(&x, &skip)?; // (B, in + skip, H, W)
-            release(std::mem::replace(&mut x, resnet.forward(&both, temb)?))?;
-            if let Some(attention) = self.attentions.get(j) {
-                x = attention.forward(&x, context)?;
-            }
+    /// Its layers: resnets, each with its attention.
+    pub fn layers(&self) -> usize {
+        self.resnets.len()
+    }
+
+    /// Layer `j`: `(B, in, H, W)` -> `(B, out, H, W)`; takes a skip from the end of `skips`. Nothing else reads `x`.
+    pub fn layer(
+        &self,
+        j: usize,
+        x: &Tensor,
+        temb: &Tensor,
+        context: &Tensor,
+        skips: &mut Vec<Tensor>,
+    ) -> Result<Tensor> {
+        let skip = skips.pop().ok_or_else(|| Error::Weights("the UNet has more up resnets than skips".into()))?;
+        let both = concat_channels(x, &skip)?; // (B, in + skip, H, W)
+        let h = self.resnets[j].forward(&both, temb)?;
+        release(x.clone())?;
+        match self.attentions.get(j) {
+            Some(attention) => attention.forward(&h, context),
+            None => Ok(h),
         }
-        match &self.upsampler {
-            Some(upsampler) => upsampler.forward(&x),
-            None => Ok(x),
-        }
+    }
+
+    /// `(B, out, H, W)` -> `(B, out, 2H, 2W)`, if it has an upsampler.
+    pub fn upsample(&self, x: &Tensor) -> Result<Tensor> {
+        self.upsampler.as_ref().map_or_else(|| Ok(x.clone()), |upsampler| upsampler.forward(x))
     }
 }

@@ -1,4 +1,4 @@
-//! Gradient checkpointing by block (Chen et al. 2016, «Training Deep Nets with Sublinear Memory Cost»): the forward pass keeps
+//! Gradient checkpointing by layer (a resnet with its attention; Chen et al. 2016, «Training Deep Nets with Sublinear Memory Cost»): the forward pass keeps
 //! what goes into each piece of the network, and the backward pass computes each piece again, from the last to the first.
 //!
 //! With `h' = stage(h, temb, skips)` and the gradient `g'` of the loss in `h'` (and in the skips that it made), the gradients
@@ -36,7 +36,7 @@ struct Piece {
 }
 
 impl Unet {
-    /// As [`Unet::forward`], keeping no more than what goes into each block. The prediction is a leaf of the graph: its
+    /// As [`Unet::forward`], keeping no more than what goes into each layer. The prediction is a leaf of the graph: its
     /// gradient goes into [`Tape::backward`].
     ///
     /// # Errors

@@ -37,36 +37,33 @@ impl Footprint {
         let mut boundaries = c.in_channels * pixels(0) + channels(0) * pixels(0);
         for level in 0..c.levels() {
             let cross = c.down_block_types[level] == "CrossAttnDownBlock2D";
-            let mut piece = 0;
             for j in 0..c.layers_per_block {
                 let inputs = if j == 0 { channels(level.saturating_sub(1)) } else { channels(level) };
-                piece += resnet(inputs, channels(level), level) + if cross { attention(level) } else { 0 };
+                pieces.push(resnet(inputs, channels(level), level) + if cross { attention(level) } else { 0 });
                 boundaries += channels(level) * pixels(level);
             }
             if level < top {
-                piece += channels(level) * pixels(level + 1);
+                pieces.push(channels(level) * pixels(level + 1));
                 boundaries += channels(level) * pixels(level + 1);
             }
-            pieces.push(piece);
         }
         pieces.push(2 * resnet(channels(top), channels(top), top) + attention(top));
         boundaries += channels(top) * pixels(top);
         for i in 0..c.levels() {
             let level = top - i;
             let cross = c.up_block_types[i] == "CrossAttnUpBlock2D";
-            let mut piece = 0;
             for j in 0..=c.layers_per_block {
                 let skip = if j == c.layers_per_block { channels(level.saturating_sub(1)) } else { channels(level) };
                 let below = if j == 0 { channels((level + 1).min(top)) } else { channels(level) };
                 // the joined input, and the same normed
-                piece += (below + skip) * pixels(level) + resnet(below + skip, channels(level), level);
-                piece += if cross { attention(level) } else { 0 };
+                let piece = (below + skip) * pixels(level) + resnet(below + skip, channels(level), level);
+                pieces.push(piece + if cross { attention(level) } else { 0 });
+                boundaries += channels(level) * pixels(level);
             }
             if level > 0 {
-                piece += upsampled * channels(level) * pixels(level - 1);
+                pieces.push(upsampled * channels(level) * pixels(level - 1));
+                boundaries += channels(level) * pixels(level - 1);
             }
-            pieces.push(piece);
-            boundaries += channels(level) * pixels(level.saturating_sub(1));
         }
         pieces.push((channels(0) + c.out_channels) * pixels(0));
         Self { pieces: pieces.into_iter().map(|piece| piece as u64).collect(), boundaries: boundaries as u64 }

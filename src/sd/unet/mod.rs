@@ -102,9 +102,18 @@ impl Unet {
 
     /// The network in pieces, in order.
     fn stages(&self) -> Vec<Stage> {
-        let down = (0..self.down_blocks.len()).map(Stage::Down);
-        let up = (0..self.up_blocks.len()).map(Stage::Up);
-        std::iter::once(Stage::In).chain(down).chain([Stage::Mid]).chain(up).chain([Stage::Out]).collect()
+        let mut stages = vec![Stage::In];
+        for (i, block) in self.down_blocks.iter().enumerate() {
+            stages.extend((0..block.layers()).map(|j| Stage::Down(i, j)));
+            stages.push(Stage::Downsample(i));
+        }
+        stages.push(Stage::Mid);
+        for (i, block) in self.up_blocks.iter().enumerate() {
+            stages.extend((0..block.layers()).map(|j| Stage::Up(i, j)));
+            stages.push(Stage::Upsample(i));
+        }
+        stages.push(Stage::Out);
+        stages
     }
 
     /// One piece: what comes out of the one before, and the skips so far, to which it adds or of which it takes.
@@ -122,9 +131,11 @@ impl Unet {
                 skips.push(h.clone());
                 Ok(h)
             }
-            Stage::Down(i) => self.down_blocks[i].forward(h, temb, context, skips),
+            Stage::Down(i, j) => self.down_blocks[i].layer(j, h, temb, context, skips),
+            Stage::Downsample(i) => self.down_blocks[i].downsample(h, skips),
             Stage::Mid => self.mid_block.forward(h, temb, context),
-            Stage::Up(i) => self.up_blocks[i].forward(h, temb, context, skips),
+            Stage::Up(i, j) => self.up_blocks[i].layer(j, h, temb, context, skips),
+            Stage::Upsample(i) => self.up_blocks[i].upsample(h),
             Stage::Out => self.conv_out.forward_leaving(&self.conv_norm_out.forward_silu(h)?),
         }
     }
@@ -134,20 +145,32 @@ impl Unet {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     In,
-    Down(usize),
+    /// Of `down_blocks` this one, of it this resnet with its attention.
+    Down(usize, usize),
+    /// The end of one of `down_blocks`.
+    Downsample(usize),
     Mid,
-    Up(usize),
+    /// Of `up_blocks` this one, of it this resnet with its attention.
+    Up(usize, usize),
+    /// The end of one of `up_blocks`.
+    Upsample(usize),
     Out,
 }
 
 impl Stage {
     /// Whether a parameter belongs to it. The timestep embedding belongs to none.
     fn has(self, name: &str) -> bool {
+        let layer = |block: &str, i: usize, j: usize| {
+            let of_layer = |part: &str| name.starts_with(&format!("{block}.{i}.{part}.{j}."));
+            of_layer("resnets") || of_layer("attentions")
+        };
         match self {
             Self::In => name.starts_with("conv_in."),
-            Self::Down(i) => name.starts_with(&format!("down_blocks.{i}.")),
+            Self::Down(i, j) => layer("down_blocks", i, j),
+            Self::Downsample(i) => name.starts_with(&format!("down_blocks.{i}.downsamplers.")),
             Self::Mid => name.starts_with("mid_block."),
-            Self::Up(i) => name.starts_with(&format!("up_blocks.{i}.")),
+            Self::Up(i, j) => layer("up_blocks", i, j),
+            Self::Upsample(i) => name.starts_with(&format!("up_blocks.{i}.upsamplers.")),
             Self::Out => name.starts_with("conv_norm_out.") || name.starts_with("conv_out."),
         }
     }

@@ -41,9 +41,7 @@ impl ResnetBlock {
         let convolved = self.conv1.forward_releasing(self.norm1.forward_silu(x)?)?;
         let h = add_per_channel(&convolved, &self.time_emb_proj.forward(silu_temb)?)?;
         release(convolved)?;
-        let normed = self.norm2.forward_silu(&h)?;
-        drop(h); // in sampling nothing else holds it
-        let h = self.conv2.forward_releasing(normed)?;
+        let h = self.conv2.forward_releasing(self.norm2.forward_silu_over(h)?)?;
         let sum = match &self.conv_shortcut {
             Some(conv) => {
                 let shortcut = conv.forward(x)?;

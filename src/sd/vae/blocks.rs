@@ -3,7 +3,7 @@
 use super::attention::Attention;
 use super::{EPS, VaeConfig};
 use crate::Result;
-use crate::nn::{Conv2d, GroupNorm, ParamPath, add, upsample_nearest2x};
+use crate::nn::{Conv2d, GroupNorm, ParamPath, add};
 use candle_core::Tensor;
 
 /// `ResnetBlock2D` without a timestep.
@@ -27,16 +27,21 @@ impl ResnetBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
-        let normed = self.norm2.forward_silu(&h)?;
-        drop(h); // maps are large: none is kept longer than it is needed
+    /// Of an `x` that nothing else reads: maps are large, so that none is kept longer than it is needed.
+    fn forward(&self, x: Tensor) -> Result<Tensor> {
+        let (normed, around) = match &self.conv_shortcut {
+            Some(conv) => {
+                let around = conv.forward(&x)?;
+                (self.norm1.forward_silu_over(x)?, around)
+            }
+            None => (self.norm1.forward_silu(&x)?, x),
+        };
+        let h = self.conv1.forward(&normed)?;
+        drop(normed);
+        let normed = self.norm2.forward_silu_over(h)?;
         let h = self.conv2.forward(&normed)?;
         drop(normed);
-        match &self.conv_shortcut {
-            Some(conv) => add(&conv.forward(x)?, &h),
-            None => add(x, &h),
-        }
+        add(&around, &h)
     }
 }
 
@@ -57,7 +62,7 @@ impl DownEncoderBlock {
     /// `(B, in, H, W)` -> `(B, out, H/2, W/2)`.
     pub(super) fn forward(&self, mut x: Tensor) -> Result<Tensor> {
         for resnet in &self.resnets {
-            x = resnet.forward(&x)?;
+            x = resnet.forward(x)?;
         }
         match &self.downsampler {
             // padded at the right and at the bottom only
@@ -82,11 +87,11 @@ impl MidBlock {
 
     /// `(B, C, H, W)` -> the same.
     pub(super) fn forward(&self, mut x: Tensor) -> Result<Tensor> {
-        x = self.resnets[0].forward(&x)?;
+        x = self.resnets[0].forward(x)?;
         if let Some(attention) = &self.attention {
             x = attention.forward(&x)?;
         }
-        self.resnets[1].forward(&x)
+        self.resnets[1].forward(x)
     }
 }
 
@@ -107,13 +112,10 @@ impl UpDecoderBlock {
     /// `(B, in, H, W)` -> `(B, out, 2H, 2W)`.
     pub(super) fn forward(&self, mut x: Tensor) -> Result<Tensor> {
         for resnet in &self.resnets {
-            x = resnet.forward(&x)?;
+            x = resnet.forward(x)?;
         }
         match &self.upsampler {
-            Some(conv) => {
-                x = upsample_nearest2x(&x)?;
-                conv.forward(&x)
-            }
+            Some(conv) => conv.forward_upsampled(&x),
             None => Ok(x),
         }
     }

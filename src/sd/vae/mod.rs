@@ -153,7 +153,7 @@ impl Encoder {
             h = block.forward(h)?;
         }
         h = self.mid_block.forward(h)?;
-        h = self.conv_norm_out.forward_silu(&h)?;
+        h = self.conv_norm_out.forward_silu_over(h)?;
         self.conv_out.forward_leaving(&h)
     }
 }
@@ -188,7 +188,7 @@ impl Decoder {
         for block in &self.up_blocks {
             h = block.forward(h)?;
         }
-        h = self.conv_norm_out.forward_silu(&h)?;
+        h = self.conv_norm_out.forward_silu_over(h)?;
         self.conv_out.forward_leaving(&h)
     }
 }

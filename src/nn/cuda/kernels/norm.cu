@@ -20,7 +20,7 @@ __device__ __forceinline__ Chunk chunk_of(unsigned size) {
 }
 
 // Sums of x - x_0 and of its square over each chunk of each group (x_0: the group's first element, so that a large mean costs no
-// precision). grid (batch groups, chunks); parts (batch groups, chunks, 2).
+// precision). grid (batch groups, chunks); parts (batch groups, chunks, 2), then x_0 (batch groups).
 template <typename T>
 __device__ void group_sums(const T *x, float *parts, unsigned size) {
     constexpr int N = WIDE<T>;
@@ -51,6 +51,7 @@ __device__ void group_sums(const T *x, float *parts, unsigned size) {
         float *to = parts + 2 * ((size_t)blockIdx.x * gridDim.y + blockIdx.y);
         to[0] = sum;
         to[1] = squares;
+        if (blockIdx.y == 0) parts[2 * (size_t)gridDim.x * gridDim.y + blockIdx.x] = origin;
     }
 }
 
@@ -64,7 +65,7 @@ __device__ __forceinline__ void sums_of(const float *parts, double &first, doubl
     }
 }
 
-// y = w h + b with h = (x - mean) rstd, then SiLU where asked; the first chunk's block writes stats (batch groups, 2).
+// y = w h + b with h = (x - mean) rstd, then SiLU where asked; the first chunk's block writes stats (batch groups, 2). y may be x.
 template <typename T>
 __device__ void group_norm(const T *x, const float *parts, const float *w, const float *b, T *y, float *stats, unsigned size,
                            unsigned pixels, int groups, float eps, int silu) {
@@ -74,7 +75,7 @@ __device__ void group_norm(const T *x, const float *parts, const float *w, const
     double sum, squares;
     sums_of(parts, sum, squares);
     double shift = sum / size, variance = squares / size - shift * shift;
-    float mean = (float)(get(group) + shift);
+    float mean = (float)(parts[2 * (size_t)gridDim.x * gridDim.y + blockIdx.x] + shift);
     float rstd = (float)(1.0 / sqrt((variance > 0.0 ? variance : 0.0) + eps));
     if (!(variance == variance)) rstd = (float)variance; // NaN stays NaN
     if (blockIdx.y == 0 && threadIdx.x == 0) {
