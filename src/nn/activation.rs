@@ -9,7 +9,7 @@ use super::record::apply1;
 use crate::Result;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, D, InplaceOp2, Layout, Shape, Tensor};
 
 /// Elements of a parallel block.
 const CHUNK: usize = 1 << 14;
@@ -37,12 +37,25 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// If the last dimension is odd.
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
+    apply_geglu(x, false)
+}
+
+/// As [`geglu`], of an `x` that nothing else reads, nor the op that made it: in the backward pass the gradient takes its place.
+///
+/// # Errors
+/// As [`geglu`].
+pub fn geglu_over(x: Tensor) -> Result<Tensor> {
+    let whole = x.is_contiguous();
+    apply_geglu(&x, whole)
+}
+
+fn apply_geglu(x: &Tensor, over: bool) -> Result<Tensor> {
     let last = x.dim(D::Minus1)?;
     if last % 2 == 1 {
         return Err(candle_core::Error::msg(format!("geglu needs an even number of features, not {last}")).into());
     }
     if fused(&[x]) && last > 0 {
-        return Ok(apply1(&x.contiguous()?, Geglu)?);
+        return Ok(apply1(&x.contiguous()?, Geglu { over })?);
     }
     let half = last / 2;
     Ok((x.narrow(D::Minus1, 0, half)? * reference(Pointwise::Gelu, &x.narrow(D::Minus1, half, half)?)?)?)
@@ -126,7 +139,10 @@ impl CustomOp1 for Pointwise {
 }
 
 /// `y = a gelu(g)`: `da = dy gelu(g)`, `dg = dy a gelu'(g)`.
-struct Geglu;
+struct Geglu {
+    /// Whether the gradient is written over `x`.
+    over: bool,
+}
 
 impl CustomOp1 for Geglu {
     fn name(&self) -> &'static str {
@@ -152,12 +168,16 @@ impl CustomOp1 for Geglu {
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let dy = dy.contiguous()?;
+        if self.over {
+            x.inplace_op2(&dy, &GegluGradOver)?;
+            return Ok(Some(x.detach()));
+        }
         #[cfg(feature = "cuda")]
         if dy.device().is_cuda() {
-            return Ok(Some(on_gpu::geglu_backward(x, &dy.contiguous()?)?));
+            return Ok(Some(on_gpu::geglu_backward(x, &dy)?));
         }
         let half = (x.dim(D::Minus1)? / 2).max(1);
-        let dy = dy.contiguous()?;
         let ((sx, lx), (sd, ld)) = (x.storage_and_layout(), dy.storage_and_layout());
         let (values, dy) = (slice(&sx, lx)?, slice(&sd, ld)?);
         let size = CHUNK.div_ceil(2 * half) * 2 * half;
@@ -166,6 +186,34 @@ impl CustomOp1 for Geglu {
             kernel::geglu_grad(&values[i * size..][..dx.len()], &dy[i * size / 2..][..dx.len() / 2], half, dx);
         });
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+    }
+}
+
+/// The gradient of [`Geglu`], written over what it read.
+struct GegluGradOver;
+
+impl InplaceOp2 for GegluGradOver {
+    fn name(&self) -> &'static str {
+        "the gradient of geglu over its input"
+    }
+
+    fn cpu_fwd(&self, x: &mut CpuStorage, lx: &Layout, dy: &CpuStorage, ld: &Layout) -> candle_core::Result<()> {
+        let half = lx.dims().last().map_or(0, |last| last / 2).max(1);
+        let dy = cpu(dy, ld)?;
+        let (CpuStorage::F32(x), Some((start, end))) = (x, lx.contiguous_offsets()) else {
+            candle_core::bail!("{} got an operand that is not contiguous, or not f32", self.name())
+        };
+        let Some(x) = x.get_mut(start..end) else {
+            candle_core::bail!("{} got an operand whose elements were given back", self.name())
+        };
+        let size = CHUNK.div_ceil(2 * half) * 2 * half;
+        chunks(x, size, |i, x| kernel::geglu_grad_over(x, &dy[i * size / 2..][..x.len() / 2], half));
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &mut CudaStorage, lx: &Layout, dy: &CudaStorage, ld: &Layout) -> candle_core::Result<()> {
+        on_gpu::geglu_backward_over((x, lx), (dy, ld))
     }
 }
 
@@ -190,6 +238,7 @@ mod tests {
     fn geglu_matches_the_composite() {
         for shape in [&[1usize, 2] as &[usize], &[2, 3, 14], &[5, 62], &[40, 2000]] {
             compare("geglu", &[shape], 1e-6, &|x| geglu(&x[0]));
+            compare("geglu, its gradient in place", &[shape], 1e-6, &|x| geglu_over((&x[0] * 2.0)?));
         }
         compare("geglu of a view", &[&[3, 8, 5]], 1e-6, &|x| geglu(&x[0].transpose(1, 2)?));
         let odd = Tensor::zeros((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();

@@ -25,7 +25,8 @@ impl Conv2d {
     fn in_stripes(&self, x: &Tensor, stripe: usize) -> Result<Tensor> {
         let (batch, inputs, height, width) = x.dims4()?;
         let rows = (stripe / (4 * batch * inputs * width).max(1)).max(1).next_multiple_of(BEYOND);
-        if rows >= height || x.track_op() || self.weight.track_op() || self.bias.as_ref().is_some_and(Tensor::track_op) {
+        if rows >= height || x.track_op() || self.weight.track_op() || self.bias.as_ref().is_some_and(Tensor::track_op)
+        {
             return self.forward(&upsample_nearest2x(x)?);
         }
         let outputs = self.weight.dim(0)?;

@@ -58,3 +58,13 @@ pub fn geglu_backward(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     each!(&gpu, Name::GegluGrad.of(half), n, values.at, dy.operand.at, dx.operand.at, n, width)?;
     tensor(&gpu, dx, x.shape())
 }
+
+/// The same, over `x`.
+pub fn geglu_backward_over((x, lx): (&CudaStorage, &Layout), (dy, ld): (&CudaStorage, &Layout)) -> Result<()> {
+    let gpu = Gpu::new(&x.device)?;
+    let (values, dy) = (operand(x, lx)?, operand(dy, ld)?);
+    let (width, half) = (lx.dims().last().map_or(0, |last| last / 2).max(1), values.half);
+    let dy = gpu.as_type(dy, half)?;
+    let n = dy.operand.len;
+    each!(&gpu, Name::GegluGrad.of(half), n, values.at, dy.operand.at, values.at, n, width)
+}

@@ -81,6 +81,19 @@ fn geglu_grad_inner<const FMA: bool>(x: &[f32], dy: &[f32], half: usize, out: &m
     }
 }
 
+#[inline(always)]
+fn geglu_grad_over_inner<const FMA: bool>(x: &mut [f32], dy: &[f32], half: usize) {
+    for (x, dy) in x.chunks_exact_mut(2 * half).zip(dy.chunks_exact(half)) {
+        let (a, g) = x.split_at_mut(half);
+        for ((a, g), &dy) in a.iter_mut().zip(g).zip(dy) {
+            let (cdf, pdf) = normal::<FMA>(*g);
+            let slope = dy * *a * mul_add::<FMA>(*g, pdf, cdf);
+            *a = dy * (*g * cdf);
+            *g = slope;
+        }
+    }
+}
+
 dispatched! {
     /// `out = x sigmoid(x)`.
     pub fn silu(x: &[f32], out: &mut [f32]) = silu_inner;
@@ -112,4 +125,8 @@ dispatched! {
 dispatched! {
     /// The gradient of [`geglu`]: rows `[dy gelu(g) | dy a gelu'(g)]`.
     pub fn geglu_grad(x: &[f32], dy: &[f32], half: usize, out: &mut [f32]) = geglu_grad_inner;
+}
+dispatched! {
+    /// As [`geglu_grad`], in place.
+    pub fn geglu_grad_over(x: &mut [f32], dy: &[f32], half: usize) = geglu_grad_over_inner;
 }

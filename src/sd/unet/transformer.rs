@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::nn::{
-    Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention, from_tokens, geglu, release, to_tokens,
+    Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention, from_tokens, geglu_over, release, to_tokens,
 };
 use candle_core::Tensor;
 
@@ -61,7 +61,7 @@ impl FeedForward {
 
     /// Nothing else reads `x`.
     fn forward(&self, x: Tensor) -> Result<Tensor> {
-        self.out.forward_releasing(geglu(&self.proj.forward_releasing(x)?)?)
+        self.out.forward_releasing(geglu_over(self.proj.forward_releasing(x)?)?)
     }
 }
 

@@ -31,8 +31,9 @@ pub(super) fn checks() -> Vec<Check> {
         Check::new("demo: UNet, attn2 gradients", "2 x 4x16x16", F32, |device| unet(device, Precision::F32, false)),
         Check::new("demo: UNet, TF32", "2 x 4x16x16", TF32, |device| unet(device, Precision::F32, true)),
         Check::new("demo: UNet, bf16 weights", "2 x 4x16x16", BF16, |device| unet(device, Precision::Bf16, false)),
-        Check::new("demo: VAE decodes", "2 pictures", F32, |device| vae(device, true)),
-        Check::new("demo: VAE encodes", "2 pictures", F32, |device| vae(device, false)),
+        Check::new("demo: VAE decodes", "2 pictures", F32, |device| vae(device, Some([2, 4, 16, 16]))),
+        Check::new("demo: VAE decodes in stripes", "640x640", F32, |device| vae(device, Some([1, 4, 160, 160]))),
+        Check::new("demo: VAE encodes", "2 pictures", F32, |device| vae(device, None)),
         Check::new("demo: DDIM pictures", "2 prompts, 4 steps", F32, sample),
         Check::new("demo: erasure, mean losses", "4 + 4 latents, 4 steps", ERASED, erasure),
     ]
@@ -74,12 +75,13 @@ fn text_encoder(device: &Device) -> Result<Found> {
     })
 }
 
-fn vae(device: &Device, decodes: bool) -> Result<Found> {
+/// Latents of this shape decoded, or pictures encoded.
+fn vae(device: &Device, latents: Option<[usize; 4]>) -> Result<Found> {
     compare(device, move |device| {
         let (config, params) = part("vae", WEIGHTS)?;
         let vae = Vae::new(&config, &moved(&params, device)?)?;
-        if decodes {
-            let latent = random(5, &[2, 4, 16, 16])?.to_device(device)?;
+        if let Some(shape) = latents {
+            let latent = random(5, &shape)?.to_device(device)?;
             return Ok(Box::new(move || vae.decode(&latent)));
         }
         let picture = random(6, &[2, 3, 64, 64])?.clamp(-1f32, 1f32)?.to_device(device)?;

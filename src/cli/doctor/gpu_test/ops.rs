@@ -3,8 +3,8 @@
 use super::check::{Check, Operand, of, op};
 use crate::Result;
 use crate::nn::{
-    add, add_per_channel, attention, attention_in_bf16, concat_channels, conv2d, from_tokens, geglu, gelu, group_norm,
-    layer_norm, linear, quick_gelu, silu, to_tokens, upsample_nearest2x,
+    add, add_per_channel, attention, attention_in_bf16, concat_channels, conv2d, from_tokens, geglu, geglu_over, gelu,
+    group_norm, layer_norm, linear, quick_gelu, silu, to_tokens, upsample_nearest2x,
 };
 use candle_core::Tensor;
 
@@ -145,6 +145,7 @@ fn pointwise() -> Vec<Check> {
     }
     for shape in [vec![3, 5, 14], vec![2, 1024, 2560], vec![2, 64, 10240]] {
         checks.push(op("geglu", &[Operand::of(&shape).scaled(2.0)], F32, |x| geglu(&x[0])));
+        checks.push(op("geglu, gradient in place", &[Operand::of(&shape)], F32, |x| geglu_over((&x[0] * 2.0)?)));
     }
     checks.push(op("geglu of views", &[of([5, 8, 3])], F32, |x| {
         Ok(geglu(&x[0].narrow(0, 1, 3)?.transpose(1, 2)?)?.transpose(0, 1)?)

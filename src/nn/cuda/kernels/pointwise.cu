@@ -71,6 +71,7 @@ __device__ void geglu(const T *x, T *y, size_t n, unsigned half) {
     }
 }
 
+// The gradient of both halves; dx may be x.
 template <typename T>
 __device__ void geglu_grad(const T *x, const T *dy, T *dx, size_t n, unsigned half) {
     constexpr int N = WIDE<T>;
