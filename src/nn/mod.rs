@@ -21,6 +21,7 @@ mod params;
 mod record;
 mod release;
 mod rows;
+mod stay;
 mod total;
 mod upsample;
 
@@ -39,5 +40,6 @@ pub use params::{LoadReport, Loader, ParamPath, ParamStore, Shapes};
 pub use record::{Record, record};
 pub use release::release;
 pub use rows::{assuming_rows, by_rows, side_by_side};
+pub use stay::Stay;
 pub use total::{read, row_sums, total};
 pub use upsample::upsample_nearest2x;

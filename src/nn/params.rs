@@ -92,6 +92,15 @@ impl ParamStore {
         &self.tensors
     }
 
+    /// The parameters as they are now, frozen, on this device.
+    ///
+    /// # Errors
+    /// If they do not fit there.
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        let there = |(name, x): (&String, &Tensor)| Ok((name.clone(), x.detach().to_device(device)?));
+        Ok(Self::new(self.tensors.iter().map(there).collect::<Result<_>>()?))
+    }
+
     /// Where the parameters are.
     pub fn device(&self) -> &Device {
         self.tensors.values().next().map_or(&CPU, Tensor::device)

@@ -1,7 +1,7 @@
 //! CLIP's text tower (transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`).
 
 use super::encoder::{Activation, CLIP, EncoderLayer, Sizes, check_layers, check_sizes};
-use crate::nn::{LayerNorm, Linear, ParamStore};
+use crate::nn::{LayerNorm, Linear, ParamStore, Stay};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use serde::Deserialize;
@@ -45,13 +45,18 @@ fn projection_dim() -> usize {
 
 /// The text encoder.
 pub struct TextEncoder {
+    layers: Stay<Layers>,
+    config: TextEncoderConfig,
+    bytes: usize,
+}
+
+/// The network.
+struct Layers {
     token_embedding: Tensor,
     position_embedding: Tensor,
     layers: Vec<EncoderLayer>,
     final_layer_norm: LayerNorm,
     text_projection: Option<Linear>,
-    config: TextEncoderConfig,
-    bytes: usize,
 }
 
 /// What the encoder computed of some prompts.
@@ -82,38 +87,17 @@ impl TextEncoder {
         if c.max_position_embeddings < 3 {
             return Err(Error::usage("max_position_embeddings leaves no place for a word"));
         }
-        let loader = params.loader().ignoring("position_ids");
-        let root = loader.root();
-        let prefixed = params.tensors().keys().any(|name| name.starts_with("text_model."));
-        let model = if prefixed { root.pp("text_model") } else { root.clone() };
-        let (embeddings, layers) = (model.pp("embeddings"), model.pp("encoder.layers"));
-        let projection = root
-            .contains("text_projection.weight")
-            .then(|| Linear::no_bias(c.hidden_size, c.projection_dim, root.pp("text_projection")));
-        let sizes = Sizes {
-            hidden: c.hidden_size,
-            intermediate: c.intermediate_size,
-            heads: c.num_attention_heads,
-            eps: c.layer_norm_eps,
-            activation: c.hidden_act,
-            qkv_bias: true,
-            causal: true,
-        };
-        let encoder = Self {
-            token_embedding: embeddings.get(&[c.vocab_size, c.hidden_size], "token_embedding.weight")?,
-            position_embedding: embeddings
-                .get(&[c.max_position_embeddings, c.hidden_size], "position_embedding.weight")?
-                .to_dtype(DType::F32)?,
-            layers: (0..c.num_hidden_layers)
-                .map(|i| EncoderLayer::new(&sizes, &CLIP, layers.pp(i)))
-                .collect::<Result<_>>()?,
-            final_layer_norm: LayerNorm::new(c.hidden_size, c.layer_norm_eps, model.pp("final_layer_norm"))?,
-            text_projection: projection.transpose()?,
-            config: c.clone(),
-            bytes: params.bytes(),
-        };
-        loader.finish("text encoder")?;
-        Ok(encoder)
+        let c = config.clone();
+        let layers = Stay::new(params, move |params| Layers::new(&c, params))?;
+        Ok(Self { layers, config: config.clone(), bytes: params.bytes() })
+    }
+
+    /// Gives its memory on a GPU back until it is asked for something.
+    ///
+    /// # Errors
+    /// As [`Stay::leave`].
+    pub fn leave(&self) -> Result<()> {
+        self.layers.leave()
     }
 
     /// Bytes of its parameters.
@@ -132,8 +116,9 @@ impl TextEncoder {
     /// `N` texts -> `(N, hidden)`.
     pub fn mean_tokens(&self, texts: &[Vec<u32>]) -> Result<Tensor> {
         let ids: Vec<u32> = texts.iter().flatten().copied().collect();
-        let index = Tensor::new(ids, self.token_embedding.device())?;
-        let tokens = self.token_embedding.index_select(&index, 0)?.to_dtype(DType::F32)?;
+        let embedding = &self.layers.here()?.token_embedding;
+        let index = Tensor::new(ids, embedding.device())?;
+        let tokens = embedding.index_select(&index, 0)?.to_dtype(DType::F32)?;
         if texts.iter().all(|ids| ids.len() == 1) {
             return Ok(tokens); // a vocabulary's words, by the ten thousand
         }
@@ -150,15 +135,17 @@ impl TextEncoder {
     /// # Shape
     /// `B` prompts of `L` ids -> `(B, L, hidden)`.
     pub fn forward(&self, ids: &[Vec<u32>]) -> Result<Tensor> {
-        let (last, _) = self.states(ids)?;
-        self.final_layer_norm.forward(&last)
+        let layers = self.layers.here()?;
+        let (last, _) = self.states(&layers, ids)?;
+        layers.final_layer_norm.forward(&last)
     }
 
     /// All that SDXL needs; `eos` is the id whose first place is pooled.
     pub fn forward_all(&self, ids: &[Vec<u32>], eos: u32) -> Result<TextOutput> {
-        let (last, penultimate) = self.states(ids)?;
-        let last_hidden_state = self.final_layer_norm.forward(&last)?;
-        let pooled = match &self.text_projection {
+        let layers = self.layers.here()?;
+        let (last, penultimate) = self.states(&layers, ids)?;
+        let last_hidden_state = layers.final_layer_norm.forward(&last)?;
+        let pooled = match &layers.text_projection {
             Some(projection) => {
                 let place = |row: &Vec<u32>| row.iter().position(|id| *id == eos).unwrap_or(row.len() - 1);
                 let rows = ids.iter().enumerate().map(|(i, row)| last_hidden_state.get(i)?.narrow(0, place(row), 1));
@@ -169,7 +156,7 @@ impl TextEncoder {
         Ok(TextOutput { last_hidden_state, penultimate, pooled })
     }
 
-    fn states(&self, ids: &[Vec<u32>]) -> Result<(Tensor, Tensor)> {
+    fn states(&self, layers: &Layers, ids: &[Vec<u32>]) -> Result<(Tensor, Tensor)> {
         let (batch, length) = (ids.len(), ids.first().map_or(0, Vec::len));
         let positions = self.config.max_position_embeddings;
         if length == 0 || length > positions || ids.iter().any(|row| row.len() != length) {
@@ -184,7 +171,47 @@ impl TextEncoder {
                 self.config.vocab_size
             )));
         }
-        let index = Tensor::from_vec(flat, batch * length, self.token_embedding.device())?;
+        layers.states(flat, batch, length)
+    }
+}
+
+impl Layers {
+    fn new(c: &TextEncoderConfig, params: &ParamStore) -> Result<Self> {
+        let loader = params.loader().ignoring("position_ids");
+        let root = loader.root();
+        let prefixed = params.tensors().keys().any(|name| name.starts_with("text_model."));
+        let model = if prefixed { root.pp("text_model") } else { root.clone() };
+        let (embeddings, layers) = (model.pp("embeddings"), model.pp("encoder.layers"));
+        let projection = root
+            .contains("text_projection.weight")
+            .then(|| Linear::no_bias(c.hidden_size, c.projection_dim, root.pp("text_projection")));
+        let sizes = Sizes {
+            hidden: c.hidden_size,
+            intermediate: c.intermediate_size,
+            heads: c.num_attention_heads,
+            eps: c.layer_norm_eps,
+            activation: c.hidden_act,
+            qkv_bias: true,
+            causal: true,
+        };
+        let network = Self {
+            token_embedding: embeddings.get(&[c.vocab_size, c.hidden_size], "token_embedding.weight")?,
+            position_embedding: embeddings
+                .get(&[c.max_position_embeddings, c.hidden_size], "position_embedding.weight")?
+                .to_dtype(DType::F32)?,
+            layers: (0..c.num_hidden_layers)
+                .map(|i| EncoderLayer::new(&sizes, &CLIP, layers.pp(i)))
+                .collect::<Result<_>>()?,
+            final_layer_norm: LayerNorm::new(c.hidden_size, c.layer_norm_eps, model.pp("final_layer_norm"))?,
+            text_projection: projection.transpose()?,
+        };
+        loader.finish("text encoder")?;
+        Ok(network)
+    }
+
+    /// The last state, and the one before it.
+    fn states(&self, ids: Vec<u32>, batch: usize, length: usize) -> Result<(Tensor, Tensor)> {
+        let index = Tensor::from_vec(ids, batch * length, self.token_embedding.device())?;
         let tokens = self.token_embedding.index_select(&index, 0)?.to_dtype(DType::F32)?;
         let tokens = tokens.reshape((batch, length, ()))?;
         let mut x = tokens.broadcast_add(&self.position_embedding.narrow(0, 0, length)?)?; // (B, L, hidden)

@@ -3,7 +3,7 @@
 mod attention;
 mod blocks;
 
-use crate::nn::{Conv2d, GroupNorm, ParamPath, ParamStore};
+use crate::nn::{Conv2d, GroupNorm, ParamPath, ParamStore, Stay};
 use crate::{Error, Result};
 use blocks::{DownEncoderBlock, MidBlock, UpDecoderBlock};
 use candle_core::Tensor;
@@ -193,12 +193,35 @@ impl Decoder {
     }
 }
 
-/// Pictures to latents and back.
-pub struct Vae {
+/// The networks.
+struct Layers {
     encoder: Encoder,
     decoder: Decoder,
     quant_conv: Option<Conv2d>,
     post_quant_conv: Option<Conv2d>,
+}
+
+impl Layers {
+    fn new(c: &VaeConfig, params: &ParamStore) -> Result<Self> {
+        let latent = c.latent_channels;
+        let loader = params.loader();
+        let root = loader.root();
+        let quant = c.use_quant_conv.then(|| Conv2d::new(2 * latent, 2 * latent, 1, 1, 0, root.pp("quant_conv")));
+        let post = c.use_post_quant_conv.then(|| Conv2d::new(latent, latent, 1, 1, 0, root.pp("post_quant_conv")));
+        let layers = Self {
+            encoder: Encoder::new(c, root.pp("encoder"))?,
+            decoder: Decoder::new(c, root.pp("decoder"))?,
+            quant_conv: quant.transpose()?,
+            post_quant_conv: post.transpose()?,
+        };
+        loader.finish("vae")?;
+        Ok(layers)
+    }
+}
+
+/// Pictures to latents and back.
+pub struct Vae {
+    layers: Stay<Layers>,
     config: VaeConfig,
     bytes: usize,
 }
@@ -210,21 +233,17 @@ impl Vae {
     /// If the config makes no sense or the load is not clean.
     pub fn new(config: &VaeConfig, params: &ParamStore) -> Result<Self> {
         config.check()?;
-        let (c, latent) = (config, config.latent_channels);
-        let loader = params.loader();
-        let root = loader.root();
-        let quant = c.use_quant_conv.then(|| Conv2d::new(2 * latent, 2 * latent, 1, 1, 0, root.pp("quant_conv")));
-        let post = c.use_post_quant_conv.then(|| Conv2d::new(latent, latent, 1, 1, 0, root.pp("post_quant_conv")));
-        let vae = Self {
-            encoder: Encoder::new(c, root.pp("encoder"))?,
-            decoder: Decoder::new(c, root.pp("decoder"))?,
-            quant_conv: quant.transpose()?,
-            post_quant_conv: post.transpose()?,
-            config: c.clone(),
-            bytes: params.bytes(),
-        };
-        loader.finish("vae")?;
-        Ok(vae)
+        let c = config.clone();
+        let layers = Stay::new(params, move |params| Layers::new(&c, params))?;
+        Ok(Self { layers, config: config.clone(), bytes: params.bytes() })
+    }
+
+    /// Gives its memory on a GPU back until it is asked for something.
+    ///
+    /// # Errors
+    /// As [`Stay::leave`].
+    pub fn leave(&self) -> Result<()> {
+        self.layers.leave()
     }
 
     /// Bytes of its parameters.
@@ -237,8 +256,9 @@ impl Vae {
     /// # Shape
     /// `(B, 3, H, W)` in -1 to 1 -> twice `(B, C, H/f, W/f)`, `f` as [`Vae::downsampling`].
     pub fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor)> {
-        let moments = self.encoder.forward(image)?;
-        let moments = match &self.quant_conv {
+        let layers = self.layers.here()?;
+        let moments = layers.encoder.forward(image)?;
+        let moments = match &layers.quant_conv {
             Some(conv) => conv.forward(&moments)?,
             None => moments,
         };
@@ -252,9 +272,10 @@ impl Vae {
     /// # Shape
     /// `(B, C, h, w)` -> `(B, 3, f h, f w)`, about -1 to 1.
     pub fn decode(&self, latent: &Tensor) -> Result<Tensor> {
-        match &self.post_quant_conv {
-            Some(conv) => self.decoder.forward(&conv.forward(latent)?),
-            None => self.decoder.forward(latent),
+        let layers = self.layers.here()?;
+        match &layers.post_quant_conv {
+            Some(conv) => layers.decoder.forward(&conv.forward(latent)?),
+            None => layers.decoder.forward(latent),
         }
     }
 
