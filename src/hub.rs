@@ -17,7 +17,7 @@ pub(crate) use cache::free_space;
 pub use environment::{Hub, progress_bars_are_disabled};
 pub use fetch::Origin;
 
-use crate::checkpoint::{ERASED, ModelFiles, SingleFile, load_component};
+use crate::checkpoint::{ERASED, ModelFiles, Precision, SingleFile, load_component};
 use crate::nn::ParamStore;
 use crate::progress::{Progress, Silent};
 use crate::sd::{Classifier, TextEncoder, TextEncoderConfig, UnetConfig, Vae, VaeConfig};
@@ -65,12 +65,15 @@ pub fn demo_classifier() -> Result<Classifier> {
 
 /// The config and made-up weights of a UNet of Stable Diffusion 1.x's size (that of `fake:sd14`), 3.4 GB.
 pub fn made_up_unet() -> Result<(UnetConfig, ParamStore)> {
-    fake::unet_parameters(&|_| true)
+    fake::unet_parameters(Precision::F32, &|_| true)
 }
 
-/// The same, with matrices and convolutions that are not `exact` in `bf16`, as [`crate::checkpoint::Precision::Bf16`] keeps them.
-pub fn made_up_unet_halved(exact: &(dyn Fn(&str) -> bool + Sync)) -> Result<(UnetConfig, ParamStore)> {
-    fake::unet_parameters(exact)
+/// The same, with matrices and convolutions that are not `exact` kept as `precision` says.
+pub fn made_up_unet_as(
+    precision: Precision,
+    exact: &(dyn Fn(&str) -> bool + Sync),
+) -> Result<(UnetConfig, ParamStore)> {
+    fake::unet_parameters(precision, exact)
 }
 
 /// A VAE of Stable Diffusion 1.x's size with made-up weights.

@@ -81,7 +81,7 @@ fn wrong_flags_are_refused() {
     }
     refused(&["--concept", "star", "--device", "tpu"], &["--device tpu is not a device", "auto, cpu, cuda"]);
     refused(&["--concept", "star", "--device", "cpu", "--tf32"], &["--tf32 goes with an NVIDIA GPU", "on cpu"]);
-    refused(&["--concept", "star", "--dtype", "f16"], &["--dtype f16", "choose f32, or bf16"]);
+    refused(&["--concept", "star", "--dtype", "f8"], &["--dtype f8", "choose f32, or f16 or bf16"]);
     refused(&["--concept", "star", "-q", "-v"], &["cannot be used with"]);
     refused(&["--concept", "unicorn", "--kind", "object", "--max-rate", "0.1"], &["no detect.labels"]);
     refused(&["--concept", "red", "--max-synonym-rate", "0.1"], &["no synonyms"]);

@@ -57,7 +57,7 @@ fn it_says_what_is_here_on_stdout_and_nothing_else() {
     let planned = found["memory"]["planned_bytes"].as_u64();
     if let Some(planned) = planned {
         assert!(planned < found["memory"]["total_bytes"].as_u64().unwrap());
-        for precision in ["f32", "bf16"] {
+        for precision in ["f32", "f16", "bf16"] {
             let fits = sd[precision]["least_bytes"].as_u64().unwrap() <= planned;
             assert_eq!(sd[precision]["fits"], fits, "{sd}");
         }
@@ -122,7 +122,7 @@ fn slower_kernels_are_a_warning_and_a_folder_that_cannot_be_written_is_a_problem
 
 #[test]
 fn the_gpu_test_holds_ops_against_the_cpu() {
-    let text = contains("linear of views, bf16").and(contains("All 4 checks passed").and(contains("conv2d").not()));
+    let text = contains("linear of views, f16").and(contains("All 6 checks passed").and(contains("conv2d").not()));
     doctor(&["--gpu-test", "--device", "cpu", "--only", "linear of views"]).assert().code(0).stderr("").stdout(text);
     let words = ["--gpu-test", "--device", "cpu", "--json", "--only", "silu", "--only", "demo: text"];
     let found = json(&mut doctor(&words));

@@ -89,6 +89,24 @@ fn with_halved_weights_only_what_is_trained_differs_and_the_report_says_so() {
     assert!(report["command"].as_str().unwrap().contains(" --dtype bf16 "));
 }
 
+/// The demo is published in f16: kept so, the result is byte for byte that of f32.
+#[test]
+fn weights_that_are_f16_are_kept_exactly_in_f16() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, half] = ["f32", "f16"].map(|dtype| {
+        let out = folder.path().join(dtype);
+        erase(&out, &["--dtype", dtype]).success();
+        files(&out)
+    });
+    let weights = |files: &BTreeMap<String, Vec<u8>>| {
+        files.clone().into_iter().filter(|(name, _)| name.ends_with(".safetensors")).collect::<BTreeMap<_, _>>()
+    };
+    assert!(weights(&whole).len() > 2 && weights(&whole) == weights(&half));
+    let report: Value = serde_json::from_slice(&half["report.json"]).unwrap();
+    assert_eq!(report["dtype"], "f16");
+    assert!(report["command"].as_str().unwrap().contains(" --dtype f16 "));
+}
+
 #[test]
 fn writes_a_model_that_differs_in_the_unet_alone_and_its_evidence() {
     let folder = tempfile::tempdir().unwrap();

@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use erase_concept::Result;
-use erase_concept::checkpoint::load_model;
+use erase_concept::checkpoint::{Precision, load_model};
 use erase_concept::concept::Concept;
 use erase_concept::diffusion::{Generator, Sampler};
 use erase_concept::erase::student::{Predictor, Student};
@@ -92,7 +92,7 @@ fn unet(name: &str) -> Result<Box<dyn FnMut() -> Result<()>>> {
     let lean = name == "unet-xattn-lean";
     let xattn = Scope::parse("xattn")?;
     let (config, mut params) =
-        if lean { hub::made_up_unet_halved(&|name| xattn.contains(name))? } else { hub::made_up_unet()? };
+        hub::made_up_unet_as(if lean { Precision::Bf16 } else { Precision::F32 }, &|name| xattn.contains(name))?;
     let scope = match name {
         "unet-forward" => {
             let unet = Unet::new(&config, &params)?;

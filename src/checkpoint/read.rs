@@ -2,14 +2,12 @@
 
 use super::dtype::{Decoded, decode};
 use super::files::ModelFiles;
-use super::precision::Loading;
+use super::precision::{Loading, Precision};
 use super::single_file::TensorFile;
 use super::weights::WeightFiles;
 use crate::progress::check_interrupted;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
-use half::bf16;
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -75,8 +73,8 @@ pub(super) fn load_tensors_as(
                 Some(tensor) => Converted::Tensor(tensor.clone()),
                 None => match decode(view.dtype(), view.data()) {
                     Decoded::Floats(values) => {
-                        let halved = loading.precision.halves(view.shape()) && !exact(name);
-                        tensor(values, view.shape(), halved, loading.device)?
+                        let precision = if exact(name) { Precision::F32 } else { loading.precision };
+                        Converted::Tensor(precision.keep(values, view.shape(), loading.device)?)
                     }
                     other => Converted::None(other),
                 },
@@ -124,20 +122,6 @@ pub(super) fn load_tensors_as(
 enum Converted {
     Tensor(Tensor),
     None(Decoded),
-}
-
-fn tensor(values: Vec<f32>, shape: &[usize], halved: bool, device: &Device) -> Result<Converted> {
-    if !halved {
-        return Ok(Converted::Tensor(Tensor::from_vec(values, shape, device)?));
-    }
-    let mut halves = vec![bf16::ZERO; values.len()];
-    halves.convert_from_f32_slice(&values);
-    // what is beyond the type's range has become infinite
-    let finite = halves.iter().fold(true, |finite, x| finite & x.is_finite());
-    if !finite {
-        return Ok(Converted::None(Decoded::NotFinite));
-    }
-    Ok(Converted::Tensor(Tensor::from_vec(halves, shape, device)?))
 }
 
 /// Whether every tensor of the weights whose plain name is `rel` is byte for byte the same in two models.

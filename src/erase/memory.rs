@@ -123,7 +123,7 @@ impl Need {
             None if budget.limit.is_none() => Ok(least),
             None => Err(Error::usage(format!(
                 "--memory-limit {} is too little: this job needs about {}; raise the limit, lower --batch-size, keep frozen weights in half the \
-                 memory (--dtype bf16), or train fewer parameters (--train-scope, --score-scope)",
+                 memory (--dtype bf16 or f16), or train fewer parameters (--train-scope, --score-scope)",
                 gib(limit),
                 gib(least.1)
             ))),

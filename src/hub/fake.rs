@@ -13,7 +13,7 @@ use crate::nn::{ParamStore, Shapes};
 use crate::progress::check_interrupted;
 use crate::sd::{TextEncoder, TextEncoderConfig, Unet, UnetConfig, Vae, VaeConfig};
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::Device;
 use rayon::prelude::*;
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -98,39 +98,41 @@ fn write(folder: &Path) -> Result<()> {
     output.commit()
 }
 
-/// The UNet alone, in memory; matrices and convolutions that are not `exact` are kept in `bf16`.
-pub(super) fn unet_parameters(exact: &(dyn Fn(&str) -> bool + Sync)) -> Result<(UnetConfig, ParamStore)> {
+/// The UNet alone, in memory; matrices and convolutions that are not `exact` are kept as `precision` says.
+pub(super) fn unet_parameters(
+    precision: Precision,
+    exact: &(dyn Fn(&str) -> bool + Sync),
+) -> Result<(UnetConfig, ParamStore)> {
     let config = UnetConfig::from_json(&unet().to_string())?;
-    let params = parameters(|store| Unet::new(&config, store).map(drop), exact)?;
+    let params = parameters(|store| Unet::new(&config, store).map(drop), precision, exact)?;
     Ok((config, params))
 }
 
 /// The VAE alone, in memory.
 pub(super) fn vae_parameters() -> Result<(VaeConfig, ParamStore)> {
     let config = parsed::<VaeConfig>(&vae())?;
-    let params = parameters(|store| Vae::new(&config, store).map(drop), &|_| true)?;
+    let params = parameters(|store| Vae::new(&config, store).map(drop), Precision::F32, &|_| true)?;
     Ok((config, params))
 }
 
 /// The text encoder alone, in memory.
 pub(super) fn text_encoder_parameters() -> Result<(TextEncoderConfig, ParamStore)> {
     let config = parsed::<TextEncoderConfig>(&text_encoder())?;
-    let params = parameters(|store| TextEncoder::new(&config, store).map(drop), &|_| true)?;
+    let params = parameters(|store| TextEncoder::new(&config, store).map(drop), Precision::F32, &|_| true)?;
     Ok((config, params))
 }
 
 /// Made-up weights of all that a network asks for.
 fn parameters(
     build: impl FnOnce(&ParamStore) -> Result<()>,
+    precision: Precision,
     exact: &(dyn Fn(&str) -> bool + Sync),
 ) -> Result<ParamStore> {
     let tensors: Result<_> = shapes(build)?
         .par_iter()
         .map(|(name, shape)| {
-            let values = made_up(name, shape);
-            let tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?;
-            let halved = Precision::Bf16.halves(shape) && !exact(name);
-            Ok((name.clone(), if halved { tensor.to_dtype(DType::BF16)? } else { tensor }))
+            let precision = if exact(name) { Precision::F32 } else { precision };
+            Ok((name.clone(), precision.keep(made_up(name, shape), shape, &Device::Cpu)?))
         })
         .collect();
     Ok(ParamStore::new(tensors?))

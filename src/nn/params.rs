@@ -28,7 +28,7 @@ pub type Shapes = BTreeMap<String, Vec<usize>>;
 
 impl ParamStore {
     /// A store in which every parameter is frozen. Tensors are expected in `f32`; matrices and convolutions may be
-    /// `bf16`.
+    /// `bf16` or `f16`.
     pub fn new(tensors: BTreeMap<String, Tensor>) -> Self {
         Self { tensors, ..Self::default() }
     }
@@ -55,8 +55,9 @@ impl ParamStore {
         for name in names {
             let name = name.as_ref();
             let tensor = self.get(name)?;
-            if tensor.dtype() == DType::BF16 {
-                return Err(Error::Weights(format!("{name} is kept in bf16, and cannot be trained")));
+            if tensor.dtype() != DType::F32 {
+                let what = format!("{name} is kept in {}, and cannot be trained", tensor.dtype().as_str());
+                return Err(Error::Weights(what));
             }
             let var = Var::from_tensor(tensor)?;
             self.tensors.insert(name.to_string(), var.as_tensor().clone());

@@ -85,7 +85,8 @@ pub struct RunArgs {
     /// On an NVIDIA GPU, multiply f32 matrices with 10 bits of mantissa instead of 23: much faster
     #[arg(long, hide_short_help = true)]
     pub tf32: bool,
-    /// How weights are kept in memory: f32, or bf16 (frozen matrices rounded, half the memory)
+    /// How weights are kept in memory: f32, or frozen matrices in half the memory: f16 (exactly those of a model published in f16;
+    /// everything else stays f32) or bf16 (rounded more; on a GPU the fastest, as all is computed in it that is not trained)
     #[arg(long, default_value = "f32")]
     pub dtype: String,
     /// Threads to compute with [default: one a core]

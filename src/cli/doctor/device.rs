@@ -43,7 +43,8 @@ pub(super) fn moved_as(
 ) -> Result<ParamStore> {
     let tensors = params.tensors().iter().map(|(name, x)| {
         let x = x.to_device(device)?;
-        Ok((name.clone(), if precision.halves(x.dims()) && !exact(name) { x.to_dtype(DType::BF16)? } else { x }))
+        let kept = if exact(name) { DType::F32 } else { precision.kept_as(x.dims()) };
+        Ok((name.clone(), x.to_dtype(kept)?))
     });
     Ok(ParamStore::new(tensors.collect::<Result<_>>()?))
 }

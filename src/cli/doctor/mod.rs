@@ -290,7 +290,7 @@ fn text(r: &Report) -> String {
                 let fits = if m.fits { "fits" } else { "does not fit" };
                 format!("{} to {}, {fits}", bytes(m.least_bytes), bytes(m.fastest_bytes))
             };
-            out.push_str(&format!("  {:<26} f32: {}; bf16: {}\n", fit.name, one(&fit.f32), one(&fit.bf16)));
+            out.push_str(&format!("  {:<26} f32: {}; f16, bf16: {}\n", fit.name, one(&fit.f32), one(&fit.bf16)));
         }
     }
     for (what, lines) in [("warning", &r.warnings), ("problem", &r.problems)] {

@@ -18,7 +18,7 @@ struct Family {
 }
 
 /// What an erasure with one precision takes.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Memory {
     /// Bytes at full speed.
     pub fastest_bytes: u64,
@@ -39,6 +39,8 @@ pub struct Fit {
     pub parameters: u64,
     /// With all weights in f32.
     pub f32: Memory,
+    /// With frozen matrices in f16 (`--dtype f16`).
+    pub f16: Memory,
     /// With frozen matrices in bf16 (`--dtype bf16`).
     pub bf16: Memory,
 }
@@ -101,7 +103,7 @@ fn fit(family: &Family, settings: &Settings, limit: u64, gpu: bool) -> Result<Fi
     let scope =
         (count(&|name| settings.score_scope.contains(name)), count(&|name| settings.train_scope.contains(name)));
     let halved = |name: &str, shape: &[usize]| Precision::Bf16.halves(shape) && !settings.changes(name);
-    let bf16: u64 = sizes().map(|(name, shape, n)| if halved(name, shape) { 2 * n } else { 4 * n }).sum();
+    let halves: u64 = sizes().map(|(name, shape, n)| if halved(name, shape) { 2 * n } else { 4 * n }).sum();
     let side = config.sample_size.unwrap_or(64);
     let memory = |weights: u64| {
         let need = Need::of(weights, &config, settings, scope, (side, side), gpu);
@@ -109,12 +111,14 @@ fn fit(family: &Family, settings: &Settings, limit: u64, gpu: bool) -> Result<Fi
         Memory { fastest_bytes, least_bytes, fits: need.within(Budget { limit: Some(limit), gpu: None }).is_ok() }
     };
     let parameters = count(&|_| true) + family.others;
+    let half = memory(halves + 2 * family.others);
     Ok(Fit {
         name: family.name,
         pixels: 8 * side,
         parameters,
         f32: memory(4 * parameters),
-        bf16: memory(bf16 + 2 * family.others),
+        f16: half.clone(),
+        bf16: half,
     })
 }
 

@@ -91,8 +91,8 @@ pub fn forward(
 ) -> Result<(CudaStorage, Shape)> {
     let gpu = Gpu::new(&x.device)?;
     let (batch, outputs) = (lx.dims()[0], lw.dims()[0]);
-    let (x, w) = (operand(x, lx)?, operand(w, lw)?);
-    let y = convolve(&gpu, g, x, w, (batch, outputs))?;
+    let (x, w) = (operand(x, lx)?, weight(&gpu, w, lw)?);
+    let y = convolve(&gpu, g, x, w.operand, (batch, outputs))?;
     if let Some((bias, layout)) = bias {
         let (bias, y) = (gpu.as_type(operand(bias, layout)?, false)?, y.operand);
         each!(&gpu, Name::BiasMaps.of(y.half), y.len, bias.operand.at, y.at, y.len, g.pixels(), outputs)?;
@@ -135,11 +135,11 @@ fn convolve(gpu: &Gpu, g: &Geometry, x: Operand, w: Operand, (batch, outputs): (
 pub fn backward(g: &Geometry, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
     let gpu = Gpu::of(dy)?;
     let ((sx, lx), (sw, lw), (sd, ld)) = (x.storage_and_layout(), w.storage_and_layout(), dy.storage_and_layout());
-    let (weight, dy) = (input(&sw, lw)?, input(&sd, ld)?);
+    let dy = input(&sd, ld)?;
     let (batch, outputs) = (x.dim(0)?, w.dim(0)?);
     let dx = match x.track_op() {
         true => {
-            let dx = input_gradient(&gpu, g, weight, dy, (batch, outputs))?;
+            let dx = input_gradient(&gpu, g, weight_input(&gpu, &sw, lw)?, dy, (batch, outputs))?;
             Some(tensor(&gpu, gpu.given_as(dx, is_half(x))?, x.shape())?)
         }
         false => None,
@@ -159,17 +159,17 @@ pub fn backward(g: &Geometry, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Op
 fn input_gradient(
     gpu: &Gpu,
     g: &Geometry,
-    weight: Operand,
+    weight: Room,
     dy: Operand,
     (batch, outputs): (usize, usize),
 ) -> Result<Room> {
     if g.is_3x3() {
         return flipped(gpu, g, weight, dy, (batch, outputs));
     }
-    let (dx, half) = (gpu.room(batch * g.in_sample(), dy.half)?, dy.half || weight.half);
+    let (dx, half) = (gpu.room(batch * g.in_sample(), dy.half)?, dy.half || weight.operand.half);
     let to = dx.operand;
     let (pixels, sample) = (g.pixels(), outputs * g.pixels());
-    let (dy, weight) = (gpu.as_type(dy, half)?, gpu.as_type(weight, half)?);
+    let (dy, weight) = (gpu.as_type(dy, half)?, gpu.given_as(weight, half)?);
     let dy = Matrix::new(&dy.operand, pixels).apart(sample);
     let weight = Matrix::new(&weight.operand, g.taps()).t();
     let sizes = |images| Sizes { batch: images, m: g.taps(), n: pixels, k: outputs };
@@ -195,11 +195,13 @@ fn input_gradient(
 
 /// The input's gradient of a 3x3 convolution of stride 1 and padding 1: the same of `dy`, with the kernel flipped and its channels
 /// swapped.
-fn flipped(gpu: &Gpu, g: &Geometry, w: Operand, dy: Operand, (batch, outputs): (usize, usize)) -> Result<Room> {
+fn flipped(gpu: &Gpu, g: &Geometry, weight: Room, dy: Operand, (batch, outputs): (usize, usize)) -> Result<Room> {
+    let w = weight.operand;
     let room = gpu.room(w.len, w.half)?;
     let inputs = g.inputs as usize;
     let grid = ((inputs.div_ceil(32) as u32, outputs.div_ceil(32) as u32, 1), (THREADS as u32, 1, 1));
     launch!(gpu, Name::Flip.of(w.half), grid, w.at, room.operand.at, outputs as i32, g.inputs)?;
+    drop(weight); // what was widened for this is not needed beside it
     let swapped = Geometry { inputs: outputs as i32, ..*g };
     convolve(gpu, &swapped, dy, room.operand, (batch, inputs))
 }

@@ -11,7 +11,7 @@ pub fn forward(
 ) -> Result<(CudaStorage, Shape)> {
     let gpu = Gpu::new(&x.device)?;
     let (outputs, inputs) = lw.shape().dims2()?;
-    let (x, w) = (operand(x, lx)?, operand(w, lw)?);
+    let (x, w) = (operand(x, lx)?, weight(&gpu, w, lw)?);
     let rows = x.len / inputs.max(1);
     let mut shape = lx.dims().to_vec();
     if let Some(last) = shape.last_mut() {
@@ -24,8 +24,8 @@ pub fn forward(
         each!(&gpu, name, y.operand.len, bias.operand.at, y.operand.at, y.operand.len, outputs)?;
         beta = 1.0;
     }
-    let half = x.half || w.half;
-    let (x, w) = (gpu.as_type(x, half)?, gpu.as_type(w, half)?);
+    let half = x.half || w.operand.half;
+    let (x, w) = (gpu.as_type(x, half)?, gpu.as_type(w.operand, half)?);
     let sizes = Sizes { batch: 1, m: rows, n: outputs, k: inputs };
     let (a, b) = (Matrix::new(&x.operand, inputs), Matrix::new(&w.operand, inputs).t());
     product(&gpu, sizes, a, b, (1.0, beta), Matrix::new(&y.operand, outputs))?;
@@ -39,12 +39,13 @@ pub fn backward(x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, 
     let elements = x.elem_count();
     let rows = elements / inputs.max(1);
     let ((sx, lx), (sw, lw), (sd, ld)) = (x.storage_and_layout(), w.storage_and_layout(), dy.storage_and_layout());
-    let (weight, dy) = (input(&sw, lw)?, input(&sd, ld)?);
+    let dy = input(&sd, ld)?;
     let (mut dx, mut dw) = (None, None);
     if x.track_op() {
-        let half = dy.half || weight.half;
+        let weight = weight_input(&gpu, &sw, lw)?;
+        let half = dy.half || weight.operand.half;
         let gradient = gpu.room(elements, is_half(x))?;
-        let (dy, weight) = (gpu.as_type(dy, half)?, gpu.as_type(weight, half)?);
+        let (dy, weight) = (gpu.as_type(dy, half)?, gpu.as_type(weight.operand, half)?);
         let sizes = Sizes { batch: 1, m: rows, n: inputs, k: outputs };
         let (a, b) = (Matrix::new(&dy.operand, outputs), Matrix::new(&weight.operand, inputs));
         product(&gpu, sizes, a, b, (1.0, 0.0), Matrix::new(&gradient.operand, inputs))?;

@@ -1,6 +1,6 @@
 //! From candle's tensors to addresses, and back.
 
-use super::Gpu;
+use super::{Gpu, Name, each};
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::cuda_backend::{CudaDType, CudaStorage, CudaStorageSlice};
@@ -58,6 +58,26 @@ pub fn operand(storage: &CudaStorage, layout: &Layout) -> Result<Operand> {
 pub fn input(storage: &Storage, layout: &Layout) -> Result<Operand> {
     match storage {
         Storage::Cuda(storage) => operand(storage, layout),
+        _ => bail!("an op of the GPU got an operand that is not there"),
+    }
+}
+
+/// As [`operand`], of a frozen weight, which may be `f16` too: that is widened to `f32` beside it, for as long as the room is held.
+pub fn weight(gpu: &Gpu, storage: &CudaStorage, layout: &Layout) -> Result<Room> {
+    let CudaStorageSlice::F16(slice) = &storage.slice else { return Ok(Room::borrowed(operand(storage, layout)?)) };
+    let within = layout.contiguous_offsets().filter(|(_, end)| *end <= slice.len());
+    let Some((start, end)) = within else {
+        bail!("a fused op got a weight that is not contiguous, or whose elements were given back")
+    };
+    let (at, room) = (gpu.address(slice) + 2 * start as u64, gpu.room(end - start, false)?);
+    each!(gpu, Name::F16ToF32, room.operand.len, at, room.operand.at, room.operand.len)?;
+    Ok(room)
+}
+
+/// As [`weight`], from `Tensor::storage_and_layout`.
+pub fn weight_input(gpu: &Gpu, storage: &Storage, layout: &Layout) -> Result<Room> {
+    match storage {
+        Storage::Cuda(storage) => weight(gpu, storage, layout),
         _ => bail!("an op of the GPU got an operand that is not there"),
     }
 }

@@ -73,6 +73,7 @@ names! {
     }
     ToBf16 = "to_bf16",
     ToF32 = "to_f32",
+    F16ToF32 = "f16_to_f32",
     HeadsTogether = "heads_together",
     Flash16 = "flash_16",
     Flash32 = "flash_32",

@@ -14,9 +14,9 @@ pub fn fused(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|x| x.dtype() == DType::F32 && at_home(x) || halved(x))
 }
 
-/// As [`fused`], for operands that are multiplied by a `weight`, which may be `bf16` as long as it is frozen.
+/// As [`fused`], for operands that are multiplied by a `weight`, which may be `bf16` or `f16` as long as it is frozen.
 pub fn fused_with(weight: &Tensor, others: &[&Tensor]) -> bool {
-    let halved = weight.dtype() == DType::BF16 && at_home(weight) && !weight.track_op();
+    let halved = matches!(weight.dtype(), DType::BF16 | DType::F16) && at_home(weight) && !weight.track_op();
     fused(others) && (halved || weight.dtype() == DType::F32 && at_home(weight))
 }
 
@@ -24,6 +24,7 @@ pub fn fused_with(weight: &Tensor, others: &[&Tensor]) -> bool {
 pub fn cpu_weight<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Values<'a>> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::BF16(values), Some((start, end))) => Ok(Values::Bf16(&values[start..end])),
+        (CpuStorage::F16(values), Some((start, end))) => Ok(Values::F16(&values[start..end])),
         _ => Ok(Values::F32(cpu(storage, layout)?)),
     }
 }

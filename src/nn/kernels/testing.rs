@@ -80,25 +80,33 @@ pub fn compare(name: &str, shapes: &[&[usize]], tolerance: f64, op: Op<'_>) {
     }
 }
 
-/// With a frozen weight in `bf16` (operand 1), the result and the other operands' gradients are bit for bit those with the same
-/// numbers in `f32`.
+/// With a frozen weight in `bf16` or `f16` (operand 1), the result and the other operands' gradients are bit for bit those with the
+/// same numbers in `f32`.
 pub fn compare_halved(name: &str, shapes: &[&[usize]], op: Op<'_>) {
-    let widened = |x: &[Tensor]| -> Result<Vec<Tensor>> {
+    compare_kept_as(DType::BF16, name, shapes, op);
+    compare_kept_as(DType::F16, name, shapes, op);
+}
+
+fn compare_kept_as(dtype: DType, name: &str, shapes: &[&[usize]], op: Op<'_>) {
+    let halved = |x: &[Tensor]| -> Result<Vec<Tensor>> {
         let mut x = x.to_vec();
-        x[1] = x[1].to_dtype(DType::BF16)?;
+        // some of them below f16's normal range
+        let small =
+            Tensor::arange(0, x[1].elem_count() as u32, &Device::Cpu)?.to_dtype(DType::F32)?.sin()?.powf(8.0)?;
+        x[1] = (&x[1] * small.reshape(x[1].shape())?)?.to_dtype(dtype)?;
         Ok(x)
     };
     let tracked = (1usize << shapes.len()) - 1 - 2;
-    let (y, grads) = run(&|x| op(&widened(x)?), shapes, tracked, DType::F32);
+    let (y, grads) = run(&|x| op(&halved(x)?), shapes, tracked, DType::F32);
     let plain = |x: &[Tensor]| -> Result<Vec<Tensor>> {
-        let mut x = widened(x)?;
+        let mut x = halved(x)?;
         x[1] = x[1].to_dtype(DType::F32)?;
         Ok(x)
     };
     let (expected, expected_grads) = run(&|x| op(&plain(x)?), shapes, tracked, DType::F32);
-    assert_eq!(bits(&y), bits(&expected), "{name} {shapes:?} in bf16");
+    assert_eq!(bits(&y), bits(&expected), "{name} {shapes:?} in {dtype:?}");
     for (grad, expected) in grads.iter().zip(&expected_grads) {
-        assert_eq!(grad.as_ref().map(bits), expected.as_ref().map(bits), "{name} {shapes:?} in bf16: a gradient");
+        assert_eq!(grad.as_ref().map(bits), expected.as_ref().map(bits), "{name} {shapes:?} in {dtype:?}: a gradient");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Numbers as they lie in memory.
 
-use half::bf16;
+use half::{bf16, f16};
 
 /// Without rounding. (`half`'s own asks for NaNs, and is not inlined into the loops.)
 #[inline(always)]
@@ -8,11 +8,27 @@ pub fn widen(value: bf16) -> f32 {
     f32::from_bits(u32::from(value.to_bits()) << 16)
 }
 
-/// `f32`, or the `bf16` of frozen weights, which are widened (exactly) where an operand is packed.
+/// As [`widen`], without a branch: a loop of them becomes vectors.
+#[inline(always)]
+pub fn widen_f16(value: f16) -> f32 {
+    const REBIASED: u32 = (127 - 15) << 23;
+    let bits = u32::from(value.to_bits());
+    let magnitude = (bits & 0x7fff) << 13;
+    let normal = magnitude + REBIASED;
+    // 2^-14 (1 + fraction) - 2^-14
+    let least = f32::from_bits(REBIASED + (1 << 23));
+    let subnormal = (f32::from_bits(normal + (1 << 23)) - least).to_bits();
+    let widened = if magnitude < 1 << 23 { subnormal } else { normal };
+    let infinite = if magnitude >= 31 << 23 { REBIASED } else { 0 };
+    f32::from_bits(widened + infinite | (bits & 0x8000) << 16)
+}
+
+/// `f32`, or the `bf16` or `f16` of frozen weights, which are widened (exactly) where an operand is packed.
 #[derive(Clone, Copy)]
 pub enum Values<'a> {
     F32(&'a [f32]),
     Bf16(&'a [bf16]),
+    F16(&'a [f16]),
 }
 
 impl<'a> Values<'a> {
@@ -20,6 +36,7 @@ impl<'a> Values<'a> {
         match self {
             Self::F32(values) => values.len(),
             Self::Bf16(values) => values.len(),
+            Self::F16(values) => values.len(),
         }
     }
 
@@ -28,6 +45,7 @@ impl<'a> Values<'a> {
         match self {
             Self::F32(values) => values[i],
             Self::Bf16(values) => widen(values[i]),
+            Self::F16(values) => widen_f16(values[i]),
         }
     }
 
@@ -36,6 +54,7 @@ impl<'a> Values<'a> {
         match self {
             Self::F32(values) => Self::F32(&values[i..]),
             Self::Bf16(values) => Self::Bf16(&values[i..]),
+            Self::F16(values) => Self::F16(&values[i..]),
         }
     }
 
@@ -45,6 +64,7 @@ impl<'a> Values<'a> {
         match self {
             Self::F32(values) => std::array::from_fn(|n| values[i..i + N][n]),
             Self::Bf16(values) => std::array::from_fn(|n| widen(values[i..i + N][n])),
+            Self::F16(values) => std::array::from_fn(|n| widen_f16(values[i..i + N][n])),
         }
     }
 }
@@ -58,5 +78,21 @@ impl<'a> From<&'a [f32]> for Values<'a> {
 impl<'a> From<&'a Vec<f32>> for Values<'a> {
     fn from(values: &'a Vec<f32>) -> Self {
         Self::F32(values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_of_sixteen_bits_is_widened_without_rounding() {
+        for bits in 0..=u16::MAX {
+            let (half, brain) = (f16::from_bits(bits), bf16::from_bits(bits));
+            for (found, exact) in [(widen_f16(half), half.to_f64()), (widen(brain), brain.to_f64())] {
+                let same = f64::from(found) == exact && found.is_sign_negative() == exact.is_sign_negative();
+                assert!(same || found.is_nan() && exact.is_nan(), "{bits:#06x}: {found}, not {exact}");
+            }
+        }
     }
 }

@@ -112,7 +112,8 @@ pub(super) struct Operand {
     shape: Vec<usize>,
     scale: f64,
     shift: f64,
-    halved: bool,
+    /// The type of a frozen weight that is kept in sixteen bits.
+    kept: Option<DType>,
     rounded: bool,
 }
 
@@ -124,12 +125,17 @@ pub(super) fn of<const N: usize>(shape: [usize; N]) -> Operand {
 impl Operand {
     /// An operand of this shape.
     pub fn of(shape: &[usize]) -> Self {
-        Self { shape: shape.to_vec(), scale: 1.0, shift: 0.0, halved: false, rounded: false }
+        Self { shape: shape.to_vec(), scale: 1.0, shift: 0.0, kept: None, rounded: false }
     }
 
     /// Kept in `bf16`, and frozen.
-    pub fn halved(mut self) -> Self {
-        self.halved = true;
+    pub fn halved(self) -> Self {
+        self.kept_as(DType::BF16)
+    }
+
+    /// Kept in this type, and frozen.
+    pub fn kept_as(mut self, dtype: DType) -> Self {
+        self.kept = Some(dtype);
         self
     }
 
@@ -154,15 +160,16 @@ impl Operand {
     fn tensor(&self, seed: u64) -> Result<Tensor> {
         let values = Generator::new(seed).randn_tensor(self.shape.as_slice(), &Device::Cpu)?;
         let values = values.affine(self.scale, self.shift)?;
-        let rounded = if self.halved || self.rounded { values.to_dtype(DType::BF16)? } else { values };
-        Ok(if self.rounded { rounded.to_dtype(DType::F32)? } else { rounded })
+        let values = if self.rounded { values.to_dtype(DType::BF16)?.to_dtype(DType::F32)? } else { values };
+        Ok(values.to_dtype(self.kept.unwrap_or(DType::F32))?)
     }
 }
 
 impl std::fmt::Display for Operand {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let sizes: Vec<String> = self.shape.iter().map(ToString::to_string).collect();
-        write!(f, "{}{}", sizes.join("x"), if self.halved { " bf16" } else { "" })
+        f.write_str(&sizes.join("x"))?;
+        self.kept.map_or(Ok(()), |dtype| write!(f, " {}", dtype.as_str()))
     }
 }
 
@@ -204,7 +211,7 @@ fn pass(f: &Op, operands: &[Tensor], tracked: usize, weights: Option<&Tensor>) -
 /// Compares `theirs` on the device with `ours` on the CPU: with every operand tracked that can be, and with the first alone.
 pub(super) fn compare(operands: &[Operand], seed: u64, device: &Device, ours: &Op, theirs: &Op) -> Result<Found> {
     let host = operands.iter().zip(1..).map(|(x, i)| x.tensor(seed ^ (i << 28))).collect::<Result<Vec<_>>>()?;
-    let all = operands.iter().enumerate().filter(|(_, x)| !x.halved).fold(0, |bits, (i, _)| bits | 1 << i);
+    let all = operands.iter().enumerate().filter(|(_, x)| x.kept.is_none()).fold(0, |bits, (i, _)| bits | 1 << i);
     let shape = pass(ours, &host, 0, None)?.y;
     let weights = Operand::of(shape.dims()).tensor(seed)?;
     let exact = pass(ours, &host, all, Some(&weights))?;

@@ -31,6 +31,7 @@ pub(super) fn checks() -> Vec<Check> {
         Check::new("demo: UNet, attn2 gradients", "2 x 4x16x16", F32, |device| unet(device, Precision::F32, false)),
         Check::new("demo: UNet, TF32", "2 x 4x16x16", TF32, |device| unet(device, Precision::F32, true)),
         Check::new("demo: UNet, bf16 weights", "2 x 4x16x16", BF16, |device| unet(device, Precision::Bf16, false)),
+        Check::new("demo: UNet, f16 weights", "2 x 4x16x16", F32, |device| unet(device, Precision::F16, false)),
         Check::new("demo: VAE decodes", "2 pictures", F32, |device| vae(device, Some([2, 4, 16, 16]))),
         Check::new("demo: VAE decodes in stripes", "640x640", F32, |device| vae(device, Some([1, 4, 160, 160]))),
         Check::new("demo: VAE encodes", "2 pictures", F32, |device| vae(device, None)),
@@ -109,15 +110,15 @@ fn unet(device: &Device, precision: Precision, tf32: bool) -> Result<Found> {
     let operands = [random(1, &[2, 4, 16, 16])?, random(2, &[2, 32, width])?, random(3, &[2, 4, 16, 16])?];
 
     let build = |device: &Device, precision: Precision| -> Result<_> {
-        let halved = |name: &String, x: &Tensor| precision.halves(x.dims()) && !names.contains(name);
         let tensors = params.tensors().iter().map(|(name, x)| {
-            let x = if halved(name, x) { x.to_dtype(DType::BF16)? } else { x.clone() };
-            Ok((name.clone(), x.to_device(device)?))
+            let kept = if names.contains(name) { DType::F32 } else { precision.kept_as(x.dims()) };
+            Ok((name.clone(), x.to_dtype(kept)?.to_device(device)?))
         });
         let mut params = ParamStore::new(tensors.collect::<Result<_>>()?);
         params.make_trainable(&names)?;
         Ok((Unet::new(&config, &params)?, params))
     };
+    // in f16 too: the demo's files are f16, and everything is computed in f32
     let (unet, exact_params) = build(&Device::Cpu, Precision::F32)?;
     let (exact, exact_gradients) = predict(&unet, &exact_params, &operands)?;
 

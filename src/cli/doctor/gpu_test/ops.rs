@@ -6,7 +6,7 @@ use crate::nn::{
     add, add_per_channel, attention, attention_in_bf16, concat_channels, conv2d, from_tokens, geglu, geglu_over, gelu,
     group_norm, layer_norm, linear, quick_gelu, silu, to_tokens, upsample_nearest2x,
 };
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 /// Both in `f32`: sums in another order. (Products rounded to TF32 would be off by 5e-4 and more.)
 const F32: f64 = 1e-4;
@@ -24,9 +24,13 @@ pub(super) fn checks() -> Vec<Check> {
     checks
 }
 
-/// `weight`, in `f32` and frozen in `bf16`, with what is said of each and its tolerance.
-fn both(name: &str, weight: &Operand) -> [(String, Operand, f64); 2] {
-    [(name.into(), weight.clone(), F32), (format!("{name}, bf16"), weight.clone().halved(), BF16)]
+/// `weight`, in `f32` and frozen in `bf16` and in `f16` (which is multiplied as `f32`), with what is said of each and its tolerance.
+fn each_type(name: &str, weight: &Operand) -> [(String, Operand, f64); 3] {
+    [
+        (name.into(), weight.clone(), F32),
+        (format!("{name}, bf16"), weight.clone().halved(), BF16),
+        (format!("{name}, f16"), weight.clone().kept_as(DType::F16), F32),
+    ]
 }
 
 fn linears() -> Vec<Check> {
@@ -36,13 +40,13 @@ fn linears() -> Vec<Check> {
     for (x, outputs, bias) in sizes.into_iter().chain(larger) {
         let weight = of([outputs, x[x.len() - 1]]);
         let what = if bias { "linear with bias" } else { "linear" };
-        for (name, weight, tolerance) in both(what, &weight) {
+        for (name, weight, tolerance) in each_type(what, &weight) {
             let mut operands = vec![Operand::of(&x), weight];
             operands.extend(bias.then(|| of([outputs])));
             checks.push(op(&name, &operands, tolerance, |x| linear(&x[0], &x[1], x.get(2))));
         }
     }
-    for (name, weight, tolerance) in both("linear of views", &of([24, 40])) {
+    for (name, weight, tolerance) in each_type("linear of views", &of([24, 40])) {
         // not contiguous, and contiguous from somewhere in the middle
         checks.push(op(&name, &[of([40, 6, 2]), weight.clone()], tolerance, |x| {
             linear(&x[0].permute((2, 1, 0))?, &x[1], None)
@@ -81,14 +85,14 @@ fn convolutions() -> Vec<Check> {
     let mut checks = Vec::new();
     for (i, [batch, inputs, outputs, height, width, kernel, stride, padding]) in CONVOLUTIONS.into_iter().enumerate() {
         let what = format!("conv2d {kernel}x{kernel}, stride {stride}, padding {padding}");
-        for (name, weight, tolerance) in both(&what, &of([outputs, inputs, kernel, kernel])) {
+        for (name, weight, tolerance) in each_type(&what, &of([outputs, inputs, kernel, kernel])) {
             let x = of([batch, inputs, height, width]);
             let mut operands = vec![x, weight];
             operands.extend((i % 3 != 1).then(|| of([outputs])));
             checks.push(op(&name, &operands, tolerance, move |x| conv2d(&x[0], &x[1], x.get(2), stride, padding)));
         }
     }
-    for (name, weight, tolerance) in both("conv2d of views", &of([10, 6, 3, 3])) {
+    for (name, weight, tolerance) in each_type("conv2d of views", &of([10, 6, 3, 3])) {
         checks.push(op(&name, &[of([2, 9, 8, 6]), weight.clone()], tolerance, |x| {
             conv2d(&x[0].permute((0, 3, 1, 2))?, &x[1], None, 1, 1)
         }));

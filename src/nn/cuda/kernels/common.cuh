@@ -1,4 +1,4 @@
-// What all kernels share. No CUDA header is needed: bf16 is handled as bits.
+// What all kernels share. No CUDA header is needed: bf16 and f16 are handled as bits.
 #pragma once
 
 typedef unsigned short bf16_bits;
@@ -6,6 +6,11 @@ typedef unsigned short bf16_bits;
 // What an operand of a product is stored as.
 struct Bf16 {
     bf16_bits bits;
+};
+
+// What frozen weights may be stored as, to be widened; nothing is rounded to it.
+struct F16 {
+    unsigned short bits;
 };
 
 __device__ __forceinline__ void put(float *to, float value) { *to = value; }
@@ -27,6 +32,12 @@ __device__ __forceinline__ unsigned pair(float low, float high) {
 __device__ __forceinline__ float get(const float *from) { return *from; }
 __device__ __forceinline__ float get(const Bf16 *from) { return __uint_as_float((unsigned)from->bits << 16); }
 
+__device__ __forceinline__ float get(const F16 *from) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(from->bits));
+    return value;
+}
+
 // As many numbers as 16 bytes hold: what a thread reads and writes at a time, where it can.
 template <typename T>
 constexpr int WIDE = 16 / sizeof(T);
@@ -43,6 +54,17 @@ __device__ __forceinline__ void get_wide(float to[8], const Bf16 *from) {
     for (int i = 0; i < 4; i++) {
         to[2 * i] = __uint_as_float(pairs[i] << 16);
         to[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000u);
+    }
+}
+
+__device__ __forceinline__ void get_wide(float to[8], const F16 *from) {
+    uint4 x = *(const uint4 *)from;
+    unsigned pairs[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        F16 low = {(unsigned short)pairs[i]}, high = {(unsigned short)(pairs[i] >> 16)};
+        to[2 * i] = get(&low);
+        to[2 * i + 1] = get(&high);
     }
 }
 

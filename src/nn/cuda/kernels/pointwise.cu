@@ -189,6 +189,17 @@ extern "C" __global__ void to_f32(const Bf16 *x, float *y, size_t n) {
     for (size_t i = wide * 8 + first(); i < n; i += step()) y[i] = get(x + i);
 }
 
+extern "C" __global__ void f16_to_f32(const F16 *x, float *y, size_t n) {
+    size_t wide = aligned(x, y) ? n / 8 : 0;
+    for (size_t i = first(); i < wide; i += step()) {
+        float values[8];
+        get_wide(values, x + i * 8);
+        put_wide(y + i * 8, values);
+        put_wide(y + i * 8 + 4, values + 4);
+    }
+    for (size_t i = wide * 8 + first(); i < n; i += step()) y[i] = get(x + i);
+}
+
 // Of each sample of `from` elements, `count` from `at` on to the same of samples of `to`, from `there` on. n counts what is moved.
 template <typename T>
 __device__ void move_parts(const T *x, T *y, size_t n, size_t from, size_t at, size_t to, size_t there, size_t count) {

@@ -104,6 +104,8 @@ pub unsafe fn product(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::kernels::values::Values;
+    use half::{bf16, f16};
 
     fn values(n: usize, seed: u64) -> Vec<f32> {
         crate::diffusion::Generator::new(seed).randn(n)
@@ -117,6 +119,37 @@ mod tests {
             (values(columns * tall, seed + 1), 1, tall),
             (values(2 * rows * wide, seed + 2), 2 * wide, 2),
         ]
+    }
+
+    /// Operands of sixteen bits are packed as the same numbers are that were widened before.
+    #[test]
+    fn every_path_packs_halves_as_what_they_are() {
+        let shapes = [(1, 1), (3, 5), (14, 16), (15, 33), (17, 40), (40, 16), (50, 385)];
+        let mut paths: Vec<(Instructions, Instructions)> =
+            Instructions::ALL.into_iter().map(|path| (path, path)).collect();
+        paths.push((Instructions::Portable, Instructions::Avx2)); // where there is no F16C
+        for (path, order) in paths.into_iter().filter(|(path, _)| *path <= Instructions::best()) {
+            for (count, k) in shapes {
+                for (at, (values, rs, cs)) in stored(count, k, 1).into_iter().enumerate() {
+                    let halves: Vec<f16> = values.iter().map(|x| f16::from_f32(x.powi(9) * 1e-3)).collect();
+                    let brains: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
+                    for half in [Values::F16(&halves), Values::Bf16(&brains)] {
+                        let pitch = count.next_multiple_of(order.lanes());
+                        let mut packed = vec![f32::NAN; k * pitch + pack::SLACK];
+                        // SAFETY: the view has as many rows and columns, and there is as much room.
+                        unsafe { pack::pack(path, View::new(half, rs, cs), (count, k), packed.as_mut_ptr(), pitch) };
+                        for (p, i) in (0..k).flat_map(|p| (0..count).map(move |i| (p, i))) {
+                            let (found, expected) = (packed[p * pitch + i], half.at(i * rs + p * cs));
+                            assert_eq!(
+                                found.to_bits(),
+                                expected.to_bits(),
+                                "{path:?}, layout {at}, {count} x {k}: ({i}, {p})"
+                            );
+                        }
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@ use super::vector::{Number, Portable, Vector};
 use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::matmul::View;
 use crate::nn::kernels::values::Values;
+#[cfg(target_arch = "x86_64")]
+use half::f16;
 
 /// `to[p * pitch + i] = from(i, p)` for `i < count`, `p < k`; from a view whose rows are the `i`. With `pitch < count` rounded up
 /// to whole vectors, what lies after a group is written and then overwritten by the next; the last reaches `SLACK` elements
@@ -20,6 +22,15 @@ pub(super) unsafe fn pack(path: Instructions, from: View<'_>, (count, k): (usize
         match values {
             Values::F32(values) => by_path(path, Strided(values.as_ptr(), rs, cs), (count, k), to, pitch),
             Values::Bf16(values) => by_path(path, Strided(values.as_ptr(), rs, cs), (count, k), to, pitch),
+            #[cfg(target_arch = "x86_64")]
+            Values::F16(values) if path == Instructions::Avx2 => {
+                let from = Strided(values.as_ptr(), rs, cs);
+                match std::is_x86_feature_detected!("f16c") {
+                    true => avx2_f16(from, (count, k), to, pitch),
+                    false => group::<Portable, f16>(from, (count, k), to, pitch),
+                }
+            }
+            Values::F16(values) => by_path(path, Strided(values.as_ptr(), rs, cs), (count, k), to, pitch),
         }
     }
 }
@@ -96,6 +107,13 @@ unsafe fn avx512<N: Number>(from: Strided<N>, sizes: (usize, usize), to: *mut f3
 unsafe fn avx2<N: Number>(from: Strided<N>, sizes: (usize, usize), to: *mut f32, pitch: usize) {
     // SAFETY: see `pack`.
     unsafe { group::<Avx2, N>(from, sizes, to, pitch) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn avx2_f16(from: Strided<f16>, sizes: (usize, usize), to: *mut f32, pitch: usize) {
+    // SAFETY: see `pack`.
+    unsafe { group::<Avx2, f16>(from, sizes, to, pitch) }
 }
 
 #[inline(always)]

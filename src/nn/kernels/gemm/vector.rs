@@ -1,12 +1,12 @@
 //! The vectors that the matrix products are written in: AVX-512, AVX2, and arrays that the compiler makes vectors of.
 
 use crate::nn::kernels::simd::{BASELINE_FMA, mul_add};
-use crate::nn::kernels::values::widen;
-use half::bf16;
+use crate::nn::kernels::values::{widen, widen_f16};
+use half::{bf16, f16};
 
 /// What an operand may consist of.
 pub(super) trait Number: Copy {
-    /// [`Vector::load`] or [`Vector::widen`].
+    /// [`Vector::load`], [`Vector::widen`] or [`Vector::widen_f16`].
     ///
     /// # Safety
     /// As of these.
@@ -41,6 +41,19 @@ impl Number for bf16 {
     }
 }
 
+impl Number for f16 {
+    #[inline(always)]
+    unsafe fn load<T: Vector>(from: *const Self) -> T {
+        // SAFETY: as the caller says.
+        unsafe { T::widen_f16(from) }
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        widen_f16(self)
+    }
+}
+
 /// Floats that are multiplied together, and what a product does with them.
 ///
 /// # Safety
@@ -55,6 +68,8 @@ pub(super) trait Vector: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// Numbers of half the size, without rounding.
     unsafe fn widen(from: *const bf16) -> Self;
+    /// As [`Vector::widen`]; with AVX2, the machine must have F16C too.
+    unsafe fn widen_f16(from: *const f16) -> Self;
     unsafe fn store(self, to: *mut f32);
     /// `self b + c`.
     unsafe fn mul_add(self, b: Self, c: Self) -> Self;
@@ -98,6 +113,12 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn widen_f16(from: *const f16) -> Self {
+        // SAFETY: four numbers may be read, says the caller.
+        Self(unsafe { from.cast::<[f16; 4]>().read_unaligned() }.map(Number::to_f32))
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: four floats may be written, says the caller.
         unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
@@ -135,7 +156,7 @@ pub(super) use x86::{Avx2, Avx512};
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Number, Vector};
-    use half::bf16;
+    use half::{bf16, f16};
     use std::arch::x86_64::*;
 
     /// Sixteen floats (AVX-512).
@@ -170,6 +191,12 @@ mod x86 {
                 let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
                 _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
             })
+        }
+
+        #[inline(always)]
+        unsafe fn widen_f16(from: *const f16) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) })
         }
 
         #[inline(always)]
@@ -259,6 +286,12 @@ mod x86 {
                 let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
             })
+        }
+
+        #[inline(always)]
+        unsafe fn widen_f16(from: *const f16) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) })
         }
 
         #[inline(always)]
