@@ -47,6 +47,8 @@ pub struct StableDiffusion {
     pub vae: Arc<Vae>,
     /// The noise schedule and default sampler.
     pub scheduler: SchedulerConfig,
+    /// The same model on the further devices that share the work.
+    pub copies: Vec<StableDiffusion>,
 }
 
 /// SDXL's second tokenizer (`tokenizer_2`) and text encoder (`text_encoder_2`).
@@ -120,7 +122,7 @@ impl StableDiffusion {
         }
     }
 
-    /// Bytes of all networks' parameters.
+    /// Bytes of all networks' parameters, on one device.
     pub fn bytes(&self) -> usize {
         let second = self.second.as_ref().map_or(0, |second| second.text_encoder.bytes());
         self.unet_params.bytes() + self.text_encoder.bytes() + second + self.vae.bytes()

@@ -63,6 +63,7 @@ pub(super) fn demo_on(device: &Device, precision: Precision) -> Result<StableDif
         unet_params: there(&model.unet_params)?,
         text_encoder: Arc::new(TextEncoder::new(&text, &there(&text_params)?)?),
         vae: Arc::new(Vae::new(&vae, &there(&vae_params)?)?),
+        copies: Vec::new(),
         ..model
     })
 }
