@@ -58,7 +58,7 @@ pub fn deal<W: Sync, T: Send>(
 }
 
 /// `x` on `device`, without its graph; itself, if it is there. From one GPU to another it goes through the host's memory: that waits for
-/// the one, and no device has to know what another has in its queue.
+/// the one, and no device has to know what another has in its queue (as candle's own way from GPU to GPU would).
 ///
 /// # Errors
 /// Those of candle.
