@@ -239,7 +239,7 @@ fn several_devices_stop_too() {
     let tiny = Tiny::new();
     let before = tree(tiny.root());
     let mut args = tiny.erase(&["--output", "deep/out", "--device", "cpu,cpu,cpu"]);
-    for (flag, value) in [("--forget-latents", "400"), ("--batch-size", "40"), ("--verify-images", "400")] {
+    for (flag, value) in [("--forget-latents", "100"), ("--batch-size", "40"), ("--verify-images", "100")] {
         let at = args.iter().position(|arg| *arg == flag).unwrap();
         args[at + 1] = value;
     }
