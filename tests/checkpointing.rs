@@ -84,7 +84,7 @@ fn rows_of_large_latents_one_after_another_are_the_batch() {
     assert!(!gradient::shares(&[3], 40 * 40, thrift, false).side_by_side);
     let trained = gradient::Trained { unet: &unet, params: &params, thrift };
     let loss = |part: &Batch, unet: &Student<'_>| denoising(unet, part, &part.conditions(&prompts)?);
-    let (rows, value) = gradient::of_batch(&batch, trained, loss).unwrap();
+    let (rows, value) = gradient::of_batch(&batch, &[trained], |_, part, student| loss(part, student)).unwrap();
     let whole = denoising(&unet, &batch, &batch.conditions(&prompts).unwrap()).unwrap();
     assert!((value - f64::from(whole.to_scalar::<f32>().unwrap())).abs() < 1e-6);
     for (name, whole) in backward(whole, &params).unwrap() {

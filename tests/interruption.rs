@@ -235,6 +235,47 @@ fn long_stages_stop_within_a_step() {
 }
 
 #[test]
+fn several_devices_stop_too() {
+    let tiny = Tiny::new();
+    let before = tree(tiny.root());
+    let mut args = tiny.erase(&["--output", "deep/out", "--device", "cpu,cpu,cpu"]);
+    for (flag, value) in [("--forget-latents", "100"), ("--batch-size", "40"), ("--verify-images", "100")] {
+        let at = args.iter().position(|arg| *arg == flag).unwrap();
+        args[at + 1] = value;
+    }
+    for name in ["sampling forget latents", "scoring", "repairing", "verifying: pictures before"] {
+        let ended = stopped(&tiny, &args, "-INT", stage(name));
+        assert_eq!(ended.status.code(), Some(130), "{name}: {}", ended.stderr);
+        assert_eq!(ended.stderr.matches("interrupted").count(), 1, "{name}: {}", ended.stderr);
+        let errors = ended.events.iter().filter(|event| event["event"] == "error").count();
+        assert_eq!(errors, 1, "{name}: it is said once");
+        assert_eq!(tree(tiny.root()), before, "{name} left something behind");
+    }
+    let sample = [
+        "sample",
+        "--model",
+        "demo",
+        "-n",
+        "64",
+        "--batch-size",
+        "8",
+        "--prompt",
+        "a star",
+        "--steps",
+        "900",
+        "--output",
+        "samples/out",
+        "--device",
+        "cpu,cpu",
+    ];
+    let began = Instant::now();
+    let ended = stopped(&tiny, &sample, "-INT", stage("rendering"));
+    assert_eq!(ended.status.code(), Some(130), "{}", ended.stderr);
+    assert!(began.elapsed() < Duration::from_secs(30), "a batch would take minutes, a step less than a second");
+    assert!(!tiny.root().join("samples").exists());
+}
+
+#[test]
 fn bench_stops_too_and_goes_on_later() {
     let tiny = Tiny::new();
     let grid = "[[variant]]\nname = \"a\"\n[variant.set]\nrepair_steps = 2\nscore_batches = 1\n\"data.forget\" = 2\n\"data.retain\" = \

@@ -35,4 +35,4 @@ pub use report::{
     RetainAxis, RunRecord, SCHEMA, VerifyRecord, peak_memory,
 };
 pub use trimmed::{BlockTrim, block_of, by_block};
-pub use verify::{Answer, Drawn, PartCount, Preserved, Shown, Verification, VerifyPlan, verify};
+pub use verify::{Answer, Drawn, PartCount, Preserved, Shown, Take, Verification, VerifyBatch, VerifyPlan, verify};

@@ -393,9 +393,11 @@ pub struct RunRecord {
     pub dtype: &'static str,
     /// What computed: `cpu`, or the kind and the model of the GPU.
     pub device: String,
+    /// How many of them.
+    pub devices: usize,
     /// Whether `f32` matrices were multiplied in TF32.
     pub tf32: bool,
-    /// The most bytes of the GPU's memory that tensors had.
+    /// The most bytes of a GPU's memory that tensors had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu_peak_bytes: Option<u64>,
     /// The most bytes that were taken from the GPU's memory for them.

@@ -2,17 +2,32 @@
 
 use super::detector::Detector;
 use super::drift::averaged_down;
-use super::picture::{from_images, to_images};
+use super::picture::from_images;
 use crate::concept::Concept;
-use crate::progress::{Event, Progress, check_interrupted};
+use crate::progress::{Event, Progress};
 use crate::{Error, Result};
-use candle_core::Tensor;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
-/// Draws `(B, 3, H, W)` in about -1 to 1 for prompts and seeds.
-pub type Render<'a> = dyn FnMut(&[&str], &[u64]) -> Result<Tensor> + 'a;
+/// Pictures that are drawn together.
+pub struct VerifyBatch<'a> {
+    /// A prompt each.
+    pub prompts: Vec<&'a str>,
+    /// A seed each.
+    pub seeds: Vec<u64>,
+    /// Which group of the plan they belong to.
+    group: usize,
+    /// Numbers of the pictures in it.
+    rows: Range<usize>,
+}
+
+/// Called with the pictures of each batch, in order.
+pub type Take<'a> = dyn FnMut(usize, Vec<RgbImage>) -> Result<()> + 'a;
+
+/// Draws all batches.
+pub type Render<'a> = dyn FnMut(&[VerifyBatch<'_>], &mut Take<'_>) -> Result<()> + 'a;
 
 /// What is added to the plan's seed for concept, synonyms and everything else: so their numbers do not depend on how many
 /// pictures the other groups have.
@@ -134,6 +149,22 @@ struct Group<'a> {
     seed: u64,
 }
 
+impl<'a> Group<'a> {
+    /// Its pictures, `size` at a time.
+    fn batches(&self, group: usize, size: usize) -> impl Iterator<Item = VerifyBatch<'a>> {
+        let size = size.max(1);
+        (0..self.count).step_by(size).map(move |start| {
+            let rows = start..(start + size).min(self.count);
+            VerifyBatch {
+                prompts: rows.clone().map(|i| self.prompts[i % self.prompts.len()]).collect(),
+                seeds: rows.clone().map(|i| self.seed.wrapping_add(i as u64)).collect(),
+                group,
+                rows,
+            }
+        })
+    }
+}
+
 impl VerifyPlan {
     /// Pictures of what is preserved.
     fn preserve_images(&self, concept: &Concept) -> usize {
@@ -214,46 +245,51 @@ pub fn verify(
         ..Verification::default()
     };
     let mut shown: Vec<Vec<Shown>> = parts.iter().map(|_| Vec::new()).collect();
-    for group in plan.groups(concept) {
-        let own = &parts[group.part].detect.labels;
-        let mut hits = Vec::with_capacity(group.count);
-        for start in (0..group.count).step_by(plan.batch.max(1)) {
-            check_interrupted()?;
-            let rows: Vec<usize> = (start..(start + plan.batch.max(1)).min(group.count)).collect();
-            let texts: Vec<&str> = rows.iter().map(|i| group.prompts[i % group.prompts.len()]).collect();
-            let seeds: Vec<u64> = rows.iter().map(|i| group.seed.wrapping_add(*i as u64)).collect();
-            let images = to_images(&render(&texts, &seeds)?)?;
-            let found = match detector {
-                Some(detector) => detector.detect(&from_images(&images)?)?,
-                None => vec![Vec::new(); images.len()],
-            };
-            for (((i, prompt), seed), (image, found)) in
-                rows.iter().zip(texts).zip(seeds).zip(images.into_iter().zip(found))
-            {
-                keep(group.name, group.first + i, prompt, seed, &image)?;
-                let image_for_drift = averaged_down(&image);
-                out.drawn.push(Drawn { group: group.name, prompt: prompt.to_string(), seed, image: image_for_drift });
-                let hit = found.iter().any(|label| own.contains(label));
-                hits.push(hit);
-                if group.name == "retain" && detector.is_some() {
-                    let stated = &concept.verify.retain[i % concept.verify.retain.len()].labels;
-                    answer(*i, stated, labels, &found, &mut out.retain);
-                }
-                if group.name == "preserve" {
-                    let entry = concept.verify.preserve[i % concept.verify.preserve.len()].entry;
-                    out.preserve[entry].add(out.drawn.len() - 1, &found);
-                }
-                let shown = match group.name {
-                    "concept" => Some(&mut shown[group.part]),
-                    "retain" => Some(&mut out.shown_retain),
-                    _ => None,
-                };
-                if let Some(shown) = shown.filter(|shown| shown.len() < plan.shown) {
-                    shown.push(Shown { prompt: prompt.to_string(), seed, image, hit });
-                }
-                progress.event(Event::Step { loss: None });
+    let groups = plan.groups(concept);
+    let batches: Vec<VerifyBatch<'_>> =
+        groups.iter().enumerate().flat_map(|(i, group)| group.batches(i, plan.batch)).collect();
+    let mut hits: Vec<Vec<bool>> = groups.iter().map(|group| Vec::with_capacity(group.count)).collect();
+    render(&batches, &mut |n, images| {
+        let VerifyBatch { prompts, seeds, group: of, rows } = &batches[n];
+        let (group, own) = (&groups[*of], &parts[groups[*of].part].detect.labels);
+        let found = match detector {
+            Some(detector) => detector.detect(&from_images(&images)?)?,
+            None => vec![Vec::new(); images.len()],
+        };
+        for (((i, prompt), seed), (image, found)) in
+            rows.clone().zip(prompts).zip(seeds).zip(images.into_iter().zip(found))
+        {
+            keep(group.name, group.first + i, prompt, *seed, &image)?;
+            let image_for_drift = averaged_down(&image);
+            out.drawn.push(Drawn {
+                group: group.name,
+                prompt: prompt.to_string(),
+                seed: *seed,
+                image: image_for_drift,
+            });
+            let hit = found.iter().any(|label| own.contains(label));
+            hits[*of].push(hit);
+            if group.name == "retain" && detector.is_some() {
+                let stated = &concept.verify.retain[i % concept.verify.retain.len()].labels;
+                answer(i, stated, labels, &found, &mut out.retain);
             }
+            if group.name == "preserve" {
+                let entry = concept.verify.preserve[i % concept.verify.preserve.len()].entry;
+                out.preserve[entry].add(out.drawn.len() - 1, &found);
+            }
+            let shown = match group.name {
+                "concept" => Some(&mut shown[group.part]),
+                "retain" => Some(&mut out.shown_retain),
+                _ => None,
+            };
+            if let Some(shown) = shown.filter(|shown| shown.len() < plan.shown) {
+                shown.push(Shown { prompt: prompt.to_string(), seed: *seed, image, hit });
+            }
+            progress.event(Event::Step { loss: None });
         }
+        Ok(())
+    })?;
+    for (group, hits) in groups.iter().zip(hits) {
         if group.count > 0 && counted(&parts[group.part]) {
             match group.name {
                 "concept" => out.parts[group.part].forget = Some(hits),

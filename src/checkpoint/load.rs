@@ -52,7 +52,34 @@ pub fn load_model(files: &ModelFiles) -> Result<LoadedModel> {
 /// # Errors
 /// As [`load_model`].
 pub fn load_model_with(files: &ModelFiles, loading: &Loading<'_>) -> Result<LoadedModel> {
+    load_model_on(files, loading, &[])
+}
+
+/// As [`load_model_with`], with a copy of the networks on each of the `further` devices.
+///
+/// # Errors
+/// As [`load_model`].
+pub fn load_model_on(files: &ModelFiles, loading: &Loading<'_>, further: &[Device]) -> Result<LoadedModel> {
     attention_in_bf16(loading.precision == Precision::Bf16);
+    let beside = loading.beside.map(|(files, loaded)| (files, &loaded.model));
+    let (mut model, unet) = networks(files, loading, beside)?;
+    for (i, device) in further.iter().enumerate() {
+        let there = beside.and_then(|(files, model)| Some((files, model.copies.get(i)?)));
+        model.copies.push(networks(files, &Loading { device, ..*loading }, there)?.0);
+    }
+    Ok(LoadedModel {
+        model,
+        unet_file: unet.files.name().to_string(),
+        unet_dtypes: unet.dtypes,
+        base_sha256: base_sha256(files)?,
+    })
+}
+
+/// A model that was loaded onto the same device, and its files.
+type Beside<'a> = Option<(&'a ModelFiles, &'a StableDiffusion)>;
+
+/// The networks on one device, and what the UNet's files hold besides its tensors.
+fn networks(files: &ModelFiles, loading: &Loading<'_>, beside: Beside<'_>) -> Result<(StableDiffusion, Component)> {
     let index = check_pipeline(&json(files, "model_index.json")?, &files.describe("model_index.json"))?;
     let in_file = |rel: &'static str| move |e: Error| name_file(files, rel, e);
     let content = |rel: &'static str| -> Result<String> {
@@ -65,17 +92,18 @@ pub fn load_model_with(files: &ModelFiles, loading: &Loading<'_>) -> Result<Load
     check_interrupted()?;
 
     let unet_config = UnetConfig::from_json(&content("unet/config.json")?).map_err(in_file("unet/config.json"))?;
-    let beside = loading.beside.map(|(files, loaded)| (files, loaded.model.unet_params.tensors()));
-    let unet = load_tensors_as(files, UNET_WEIGHTS, loading, loading.exact, beside)?;
-    let unet_params = ParamStore::new(unet.tensors);
+    let tensors = beside.map(|(files, model)| (files, model.unet_params.tensors()));
+    let mut unet = load_tensors_as(files, UNET_WEIGHTS, loading, loading.exact, tensors)?;
+    let unet_params = ParamStore::new(std::mem::take(&mut unet.tensors));
     Unet::new(&unet_config, &unet_params).map_err(in_file("unet/config.json"))?; // every tensor has its place
 
-    let (tokenizer, text_encoder) = text(files, loading, false)?;
+    let (tokenizer, text_encoder) = text(files, loading, beside, false)?;
     let second = index.two_encoders.then(|| -> Result<_> {
-        let (tokenizer, text_encoder) = text(files, loading, true)?;
+        let (tokenizer, text_encoder) = text(files, loading, beside, true)?;
         Ok(SecondEncoder { tokenizer, text_encoder })
     });
-    let vae = frozen(files, ("vae", "diffusion_pytorch_model.safetensors"), loading, |m| Some(&m.vae), Vae::new)?;
+    let weights = ("vae", "diffusion_pytorch_model.safetensors");
+    let vae = frozen(files, weights, loading, beside, |m| Some(&m.vae), Vae::new)?;
     let model = StableDiffusion {
         tokenizer,
         text_encoder,
@@ -85,13 +113,9 @@ pub fn load_model_with(files: &ModelFiles, loading: &Loading<'_>) -> Result<Load
         unet_params,
         vae,
         scheduler,
+        copies: Vec::new(),
     };
-    Ok(LoadedModel {
-        model,
-        unet_file: unet.files.name().to_string(),
-        unet_dtypes: unet.dtypes,
-        base_sha256: base_sha256(files)?,
-    })
+    Ok((model, unet))
 }
 
 /// Writes the model with the `changed` UNet tensors into the existing folder `into`; returns what of the source folder was
@@ -125,7 +149,12 @@ impl LoadedModel {
 }
 
 /// The first (or the second) tokenizer, and the text encoder that goes with it.
-fn text(files: &ModelFiles, loading: &Loading<'_>, second: bool) -> Result<(Tokenizer, Arc<TextEncoder>)> {
+fn text(
+    files: &ModelFiles,
+    loading: &Loading<'_>,
+    beside: Beside<'_>,
+    second: bool,
+) -> Result<(Tokenizer, Arc<TextEncoder>)> {
     let (tokenizer, encoder) = if second { ("tokenizer_2", "text_encoder_2") } else { ("tokenizer", "text_encoder") };
     let read = |name: &str| {
         let bytes = files.try_read(&format!("{tokenizer}/{name}"))?;
@@ -134,8 +163,8 @@ fn text(files: &ModelFiles, loading: &Loading<'_>, second: bool) -> Result<(Toke
     let mut bpe = Tokenizer::from_files(&read).map_err(|e| name_file(files, tokenizer, e))?;
     let weights = (encoder, "model.safetensors");
     let text_encoder = match second {
-        false => frozen(files, weights, loading, |m| Some(&m.text_encoder), TextEncoder::new)?,
-        true => frozen(files, weights, loading, |m| Some(&m.second.as_ref()?.text_encoder), TextEncoder::new)?,
+        false => frozen(files, weights, loading, beside, |m| Some(&m.text_encoder), TextEncoder::new)?,
+        true => frozen(files, weights, loading, beside, |m| Some(&m.second.as_ref()?.text_encoder), TextEncoder::new)?,
     };
     bpe.limit_to(text_encoder.config().max_position_embeddings);
     check_vocabulary(files, &bpe, (tokenizer, encoder), text_encoder.config().vocab_size)?;
@@ -147,13 +176,14 @@ fn frozen<C: DeserializeOwned, N>(
     files: &ModelFiles,
     (folder, weights): (&str, &str),
     loading: &Loading<'_>,
+    beside: Beside<'_>,
     of: impl Fn(&StableDiffusion) -> Option<&Arc<N>>,
     new: impl Fn(&C, &ParamStore) -> Result<N>,
 ) -> Result<Arc<N>> {
     let (config_file, weights) = (format!("{folder}/config.json"), format!("{folder}/{weights}"));
-    if let Some((other, loaded)) = loading.beside
+    if let Some((other, model)) = beside
         && files.read(&config_file)? == other.read(&config_file)?
-        && let Some(loaded) = of(&loaded.model)
+        && let Some(loaded) = of(model)
         && same_weights(files, other, &weights)?
     {
         return Ok(loaded.clone());

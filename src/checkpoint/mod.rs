@@ -34,7 +34,8 @@ pub use front_matter::License;
 pub use hash::{base_sha256, sha256_file, sha256_hex};
 pub(crate) use load::check_pipeline;
 pub use load::{
-    LoadedModel, load_classifier, load_classifier_on, load_component, load_model, load_model_with, save_model,
+    LoadedModel, load_classifier, load_classifier_on, load_component, load_model, load_model_on, load_model_with,
+    save_model,
 };
 #[doc(hidden)]
 pub use malformed::read_header;

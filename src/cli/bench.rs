@@ -8,7 +8,7 @@ use super::output::Display;
 use crate::audit::{Comparison, Verification};
 use crate::bench::{Outcome, Results, Variant, plot, runs, table};
 use crate::checkpoint::{
-    LoadedModel, Loading, ModelFiles, OutputFolder, Precision, load_model_with, save_model, sweep_files,
+    LoadedModel, Loading, ModelFiles, OutputFolder, Precision, load_model_on, save_model, sweep_files,
     write_file_atomic,
 };
 use crate::erase::memory::Budget;
@@ -24,13 +24,13 @@ use std::time::Instant;
 
 /// Runs what is not known yet, and writes table and plot after every outcome.
 pub fn run(options: &BenchOptions, display: &mut Display) -> Result<ExitCode> {
-    let compute = open(options.device, options.tf32, display)?;
+    let compute = open(&options.device, options.tf32, display)?;
     let hub::Found { files, origin } = hub::find(&options.model, &options.lookup, display)?;
     files.notes().iter().for_each(|note| display.event(Event::Note(note)));
     display.event(Event::Stage { name: "loading the model", steps: 1 });
     let exact = |name: &str| options.grid.variants.iter().any(|variant| variant.settings.changes(name));
     let loading = Loading { precision: options.precision, exact: &exact, beside: None, device: compute.device() };
-    let loaded = load_model_with(&files, &loading)?;
+    let loaded = load_model_on(&files, &loading, &compute.further())?;
     display.event(Event::Step { loss: None });
     for variant in &options.grid.variants {
         erase::plan(&loaded.model, &variant.settings, budget(options.budget, &compute))?;
@@ -164,7 +164,8 @@ impl Bench<'_> {
         // counted on the weights as they would be written
         let folder = OutputFolder::create(&self.output.join("model"), true)?; // never committed
         save_model(self.files, self.loaded, &outcome.changed, folder.path(), &Default::default())?;
-        let written = load_model_with(&ModelFiles::Folder(folder.path().to_path_buf()), &self.loading)?;
+        let files = ModelFiles::Folder(folder.path().to_path_buf());
+        let written = load_model_on(&files, &self.loading, &self.evidence.compute().further())?;
         let run = format!("{}-s{}", job.concept.slug(), job.seed);
         let after = self.evidence.look(&written.model, "after", &self.pictures(&[&variant.name, &run]), display)?;
         let counts = Comparison::new(before.as_ref().map_or(&after, |(_, before)| before), &after);

@@ -4,7 +4,7 @@ use super::args::{LoraArgs, RunArgs};
 use crate::audit::Labels;
 use crate::checkpoint::{Format, Precision, lora, sweep_files};
 use crate::erase::settings::MAX_COUNT;
-use crate::nn::{ComputeDevice, DeviceChoice};
+use crate::nn::{ComputeDevice, Devices};
 use crate::progress::{Event, Progress};
 use crate::{Error, Result};
 use std::path::Path;
@@ -15,20 +15,21 @@ pub(super) fn precision(args: &RunArgs) -> Result<Precision> {
 }
 
 /// What `--device` says, if this build can do it.
-pub(super) fn device(args: &RunArgs) -> Result<DeviceChoice> {
-    let choice: DeviceChoice = args.device.parse().map_err(|error| Error::usage(format!("--device {error}")))?;
+pub(super) fn device(args: &RunArgs) -> Result<Devices> {
+    let choice: Devices = args.device.parse().map_err(|error| Error::usage(format!("--device {error}")))?;
     choice.check()?;
     Ok(choice)
 }
 
-/// Opens the device of a job, and says which it is unless that is plain.
-pub(super) fn open(choice: DeviceChoice, tf32: bool, progress: &mut dyn Progress) -> Result<ComputeDevice> {
+/// Opens the device (or devices) of a job, and says which it is unless that is plain.
+pub(super) fn open(choice: &Devices, tf32: bool, progress: &mut dyn Progress) -> Result<ComputeDevice> {
     let device = choice.open(tf32)?;
     if let Some(note) = device.note() {
         progress.event(Event::Note(note));
     }
     if !device.device().is_cpu() {
-        progress.event(Event::Note(&format!("computing on {}", device.name())));
+        let times = if device.count() > 1 { format!("{} x ", device.count()) } else { String::new() };
+        progress.event(Event::Note(&format!("computing on {times}{}", device.name())));
     }
     Ok(device)
 }

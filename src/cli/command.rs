@@ -4,7 +4,7 @@ use super::options::EraseOptions;
 use crate::checkpoint::{Precision, lora};
 use std::fmt::Display;
 
-/// The command line. Where the result goes and how many threads work on it change no byte, so they are left out.
+/// The command line. Where the result goes and how many threads or devices of one kind work on it change no byte, so they are left out.
 pub fn command(options: &EraseOptions) -> String {
     let mut line = Line("erase-concept".into());
     let (o, v, s) = (&options.overrides, &options.verify, &options.sampling);
@@ -46,7 +46,7 @@ pub fn command(options: &EraseOptions) -> String {
     line.flag("--scheduler", s.sampler);
     let precision = options.precision;
     line.flag("--dtype", (precision != Precision::default()).then_some(precision));
-    line.flag("--device", options.device.must_be_said().then_some(options.device));
+    line.flag("--device", options.device.must_be_said().then_some(&options.device));
     line.flag("--guidance-scale", s.guidance_scale);
     line.flag("--verify-images", Some(v.images));
     line.flag("--synonym-images", Some(v.synonym_images));

@@ -11,7 +11,7 @@ use super::settings::settings;
 use super::stopwatch::Stopwatch;
 use super::training_pictures;
 use crate::audit::Card;
-use crate::checkpoint::{Format, License, LoadedModel, Loading, ModelFiles, OutputFolder, load_model_with, write_file};
+use crate::checkpoint::{Format, License, LoadedModel, Loading, ModelFiles, OutputFolder, load_model_on, write_file};
 use crate::erase::{self, Plan, Settings};
 use crate::nn::ComputeDevice;
 use crate::progress::{Event, Progress, check_interrupted};
@@ -21,14 +21,14 @@ use serde_json::json;
 /// Runs the job; everything that can be refused is refused before the work begins.
 pub fn run(options: &EraseOptions, display: &mut Display) -> Result<ExitCode> {
     let settings = settings(options)?;
-    let compute = &open(options.device, options.tf32, display)?;
+    let compute = &open(&options.device, options.tf32, display)?;
     let hub::Found { files, origin } = hub::find(&options.model, &options.lookup, display)?;
     files.notes().iter().for_each(|note| display.event(Event::Note(note)));
     let options = &pinned(options, origin.as_ref(), compute);
     display.event(Event::Stage { name: "loading the model", steps: 1 });
     let exact = |name: &str| settings.changes(name);
     let loading = Loading { precision: options.precision, exact: &exact, beside: None, device: compute.device() };
-    let loaded = load_model_with(&files, &loading)?;
+    let loaded = load_model_on(&files, &loading, &compute.further())?;
     display.event(Event::Step { loss: None });
     let how = erase::plan(&loaded.model, &settings, options.budget)?;
     let evidence = Evidence::new(options, compute, &files, &loaded, origin.clone())?;
@@ -48,7 +48,7 @@ pub fn run(options: &EraseOptions, display: &mut Display) -> Result<ExitCode> {
 /// it again.
 fn pinned(options: &EraseOptions, origin: Option<&hub::Origin>, compute: &ComputeDevice) -> EraseOptions {
     let mut options = options.clone();
-    options.device = compute.choice();
+    options.device = compute.choice().into();
     options.budget.gpu = compute.planned_memory();
     if let Some(origin) = origin {
         options.lookup.revision = Some(origin.commit.clone());
@@ -89,7 +89,7 @@ fn work(
         beside: Some((files, loaded)),
         device: loaded.model.device(),
     };
-    let written = load_model_with(&saved.shown, &loading)?;
+    let written = load_model_on(&saved.shown, &loading, &evidence.compute().further())?;
     let after = evidence.look(&written.model, "after", folder.path(), &mut watch)?;
     let moves = audit::moves(&before, &after);
     let report = evidence.report(settings, loaded, outcome, &before, &after, &moves);

@@ -6,7 +6,8 @@ use super::options::EraseOptions;
 use crate::audit::html::EraseReport;
 use crate::audit::{
     ClassifierDetector, Comparison, ConceptCounts, Detector, DetectorRecord, Drift, Grid, GridRow, Infotext, Move,
-    PreservedCounts, Report, SCHEMA, Shown, Verification, VerifyPlan, VerifyRecord, by_block, encode_png, verify,
+    PreservedCounts, Report, SCHEMA, Shown, Take, Verification, VerifyBatch, VerifyPlan, VerifyRecord, by_block,
+    encode_png, to_images, verify,
 };
 use crate::checkpoint::{LoadedModel, ModelFiles, load_classifier_on, write_file};
 use crate::concept::{Concept, Kind};
@@ -15,7 +16,7 @@ use crate::erase::{Outcome, Settings};
 use crate::hub::Origin;
 use crate::nn::ComputeDevice;
 use crate::progress::Progress;
-use crate::sd::{SampleOptions, StableDiffusion};
+use crate::sd::{Replica, SampleOptions, StableDiffusion};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::path::Path;
@@ -113,11 +114,13 @@ impl<'a> Evidence<'a> {
         folder: &Path,
         progress: &mut dyn Progress,
     ) -> Result<Verification> {
-        let unet = model.unet()?;
-        let mut render = |prompts: &[&str], seeds: &[u64]| {
-            let negatives = vec![""; prompts.len()];
-            let latents = model.sample_latents(&unet, &self.sampling, prompts, &negatives, seeds)?;
-            model.decode_latents(&latents)
+        let replicas = model.replicas()?;
+        let mut render = |batches: &[VerifyBatch<'_>], take: &mut Take<'_>| {
+            let draw = |replica: &Replica<'_>, i: usize| {
+                let VerifyBatch { prompts, seeds, .. } = &batches[i];
+                to_images(&replica.pixels(&self.sampling, prompts, &vec![""; prompts.len()], seeds)?)
+            };
+            replicas.deal(batches.len(), draw, take)
         };
         let images = folder.join("images").join(when);
         if self.options.verify.keep_images {

@@ -14,7 +14,7 @@ use crate::concept::{Concept, Kind, nearest};
 use crate::diffusion::Sampler;
 use crate::erase::memory::Budget;
 use crate::hub::{DEFAULT_MODEL, Lookup};
-use crate::nn::DeviceChoice;
+use crate::nn::Devices;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -136,7 +136,7 @@ pub struct EraseOptions {
     /// How weights are kept in memory.
     pub precision: Precision,
     /// What computes.
-    pub device: DeviceChoice,
+    pub device: Devices,
     /// Whether `f32` matrices are multiplied in TF32 there.
     pub tf32: bool,
 }
@@ -159,7 +159,7 @@ pub struct BenchOptions {
     /// How weights are kept in memory.
     pub precision: Precision,
     /// What computes.
-    pub device: DeviceChoice,
+    pub device: Devices,
     /// Whether `f32` matrices are multiplied in TF32 there.
     pub tf32: bool,
 }
@@ -192,7 +192,7 @@ pub struct SampleOptions {
     /// How weights are kept in memory.
     pub precision: Precision,
     /// What computes.
-    pub device: DeviceChoice,
+    pub device: Devices,
     /// Whether `f32` matrices are multiplied in TF32 there.
     pub tf32: bool,
 }
@@ -401,7 +401,7 @@ impl TryFrom<&BenchArgs> for BenchOptions {
                     cache: None,
                     budget,
                     precision,
-                    device,
+                    device: device.clone(),
                     tf32,
                 });
             }

@@ -5,7 +5,7 @@ use super::checks::{model_name, open};
 use super::options::SampleOptions;
 use super::output::Display;
 use crate::audit::{Infotext, encode_png, to_images};
-use crate::checkpoint::{Loading, OutputFolder, load_model_with, write_file};
+use crate::checkpoint::{Loading, OutputFolder, load_model_on, write_file};
 use crate::diffusion::{Schedule, timesteps};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::{Result, hub, sd};
@@ -25,13 +25,13 @@ struct Picture<'a> {
 
 /// Renders every prompt, `num_images` pictures each, into a new folder.
 pub fn run(options: &SampleOptions, display: &mut Display) -> Result<ExitCode> {
-    let compute = open(options.device, options.tf32, display)?;
+    let compute = open(&options.device, options.tf32, display)?;
     let hub::Found { files, origin } = hub::find(&options.model, &options.lookup, display)?;
     files.notes().iter().for_each(|note| display.event(Event::Note(note)));
     display.event(Event::Stage { name: "loading the model", steps: 1 });
     let exact = |_: &str| false;
     let loading = Loading { precision: options.precision, exact: &exact, beside: None, device: compute.device() };
-    let loaded = load_model_with(&files, &loading)?;
+    let loaded = load_model_on(&files, &loading, &compute.further())?;
     display.event(Event::Step { loss: None });
     let model = &loaded.model;
 
@@ -46,16 +46,19 @@ pub fn run(options: &SampleOptions, display: &mut Display) -> Result<ExitCode> {
     say_what_is_cut(options, model, display)?;
     check_interrupted()?;
     let pictures = pictures(options);
-    let unet = model.unet()?;
+    let replicas = model.replicas()?;
     let folder = OutputFolder::create(&options.output, options.overwrite)?;
     display.event(Event::Stage { name: "rendering", steps: pictures.len() });
-    for batch in pictures.chunks(options.batch_size) {
-        check_interrupted()?;
+    let batches: Vec<&[Picture<'_>]> = pictures.chunks(options.batch_size).collect();
+    let draw = |replica: &sd::Replica<'_>, i: usize| {
+        let batch = batches[i];
         let prompts: Vec<&str> = batch.iter().map(|picture| picture.prompt).collect();
         let negatives = vec![options.negative_prompt.as_str(); batch.len()];
         let seeds: Vec<u64> = batch.iter().map(|picture| picture.seed).collect();
-        let latents = model.sample_latents(&unet, &sampling, &prompts, &negatives, &seeds)?;
-        for (picture, image) in batch.iter().zip(to_images(&model.decode_latents(&latents)?)?) {
+        to_images(&replica.pixels(&sampling, &prompts, &negatives, &seeds)?)
+    };
+    replicas.deal(batches.len(), draw, |i, images| {
+        for (picture, image) in batches[i].iter().zip(images) {
             let text = Infotext {
                 prompt: picture.prompt,
                 negative_prompt: &options.negative_prompt,
@@ -72,7 +75,8 @@ pub fn run(options: &SampleOptions, display: &mut Display) -> Result<ExitCode> {
             write_file(&path, &png)?;
             display.event(Event::Step { loss: None });
         }
-    }
+        Ok(())
+    })?;
     display.event(Event::Stage { name: "moving the result into place", steps: 1 });
     folder.commit()?;
     display.event(Event::Step { loss: None });

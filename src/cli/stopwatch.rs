@@ -38,6 +38,7 @@ impl<'a> Stopwatch<'a> {
             instructions: Instructions::used().name(),
             dtype: precision.name(),
             device: compute.name().to_string(),
+            devices: compute.count(),
             tf32: compute.tf32(),
             gpu_peak_bytes: compute.peak_memory().map(|(used, _)| used),
             gpu_reserved_bytes: compute.peak_memory().map(|(_, reserved)| reserved),

@@ -4,7 +4,8 @@ use super::checks::model_name;
 use crate::audit::{Infotext, encode_png, to_images};
 use crate::checkpoint::{LoadedModel, write_file};
 use crate::erase::{Data, Settings};
-use crate::progress::{Event, Progress, check_interrupted};
+use crate::progress::{Event, Progress};
+use crate::sd::Replica;
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -23,11 +24,15 @@ pub fn write(
     let images = folder.join("images/training");
     std::fs::create_dir_all(&images).map_err(Error::io(&images))?;
     progress.event(Event::Stage { name: "decoding training latents", steps: data.forget.len() + data.retain.len() });
+    let replicas = loaded.model.replicas()?;
     for (group, latents) in [("forget", &data.forget), ("retain", &data.retain)] {
-        for start in (0..latents.len()).step_by(BATCH) {
-            check_interrupted()?;
+        let decode = |replica: &Replica<'_>, i: usize| {
+            let start = i * BATCH;
             let rows = latents.latents.narrow(0, start, BATCH.min(latents.len() - start))?;
-            for (i, image) in (start..).zip(to_images(&loaded.model.decode_latents(&rows)?)?) {
+            to_images(&replica.model.decode_latents(&rows)?)
+        };
+        replicas.deal(latents.len().div_ceil(BATCH), decode, |batch, decoded| {
+            for (i, image) in (batch * BATCH..).zip(decoded) {
                 let text = Infotext {
                     prompt: &latents.prompts[latents.of_prompt[i]],
                     negative_prompt: "",
@@ -43,7 +48,8 @@ pub fn write(
                 write_file(&path, &encode_png(&image, &[("parameters", &text.to_string())])?)?;
                 progress.event(Event::Step { loss: None });
             }
-        }
+            Ok(())
+        })?;
     }
     Ok(())
 }

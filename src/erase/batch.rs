@@ -5,8 +5,9 @@ use super::gradient::narrow;
 use super::settings::{Batches, Timesteps};
 use crate::Result;
 use crate::diffusion::{Generator, Schedule};
+use crate::nn::across;
 use crate::sd::Conditions;
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use std::ops::Range;
 
 /// One batch, ready for the UNet.
@@ -30,6 +31,12 @@ impl Batch {
             target: schedule.target(x0, noise, t)?,
             prompts,
         })
+    }
+
+    /// The same batch there.
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        let (noisy, target) = (across(&self.noisy, device)?, across(&self.target, device)?);
+        Ok(Self { noisy, t: self.t.clone(), target, prompts: self.prompts.clone() })
     }
 
     /// Some of its rows.

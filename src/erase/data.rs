@@ -3,8 +3,9 @@
 use super::settings::{DataSettings, Settings};
 use crate::concept::Concept;
 use crate::diffusion::Generator;
+use crate::nn::across;
 use crate::progress::{Event, Progress};
-use crate::sd::{SampleOptions, StableDiffusion};
+use crate::sd::{Replica, SampleOptions, StableDiffusion};
 use crate::{Error, Result};
 use candle_core::Tensor;
 
@@ -54,17 +55,20 @@ impl Latents {
             size: None,
         };
         let of_prompt: Vec<usize> = (0..count).map(|i| i % prompts.len()).collect();
-        let unet = model.unet()?;
         let mut parts = Vec::new();
-        let batch = model.together().max(SAMPLING_BATCH);
-        for start in (0..count).step_by(batch) {
-            let rows = start..(start + batch).min(count);
+        let size = model.together().max(SAMPLING_BATCH);
+        let batch = |replica: &Replica<'_>, i: usize| {
+            let rows = i * size..((i + 1) * size).min(count);
             let texts: Vec<&str> = rows.clone().map(|i| prompts[of_prompt[i]].as_str()).collect();
             let seeds: Vec<u64> = rows.map(|i| seed.wrapping_add(i as u64)).collect();
-            let negatives = vec![""; texts.len()];
-            parts.push(model.sample_latents(&unet, &options, &texts, &negatives, &seeds)?);
-            (0..texts.len()).for_each(|_| progress.event(Event::Step { loss: None }));
-        }
+            let latents = replica.latents(&options, &texts, &vec![""; texts.len()], &seeds)?;
+            across(&latents, model.device())
+        };
+        model.replicas()?.deal(count.div_ceil(size), batch, |_, latents| {
+            (0..latents.dim(0)?).for_each(|_| progress.event(Event::Step { loss: None }));
+            parts.push(latents);
+            Ok(())
+        })?;
         Ok(Self { prompts: prompts.to_vec(), of_prompt, latents: Tensor::cat(&parts, 0)?, first_seed: seed })
     }
 

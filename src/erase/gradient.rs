@@ -1,14 +1,14 @@
 //! Loss and gradients of a batch in shares of its rows: side by side where the latents are small, one after another, each on
-//! all threads, where they are large, so that no more than a share's graph is in memory.
+//! all threads, where they are large, so that no more than a share's graph is in memory. Several devices take them in their turns.
 
 use super::batch::Batch;
 use super::memory::Thrift;
 use super::student::Student;
 use crate::Result;
-use crate::nn::{Gradients, ParamStore, accumulate, read, side_by_side};
+use crate::nn::{Gradients, ParamStore, accumulate, across, deal, read, side_by_side};
 use crate::progress::check_interrupted;
 use crate::sd::Unet;
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use std::ops::Range;
 
 /// Latents of up to so many pixels are small.
@@ -94,46 +94,76 @@ pub fn narrow(x: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
     Ok(x.narrow(0, rows.start, rows.len())?)
 }
 
-/// The gradients of the sum of the shares' losses, and what else each share found. Sums are in the order of the shares.
+/// What a share found besides its gradients: numbers, and what they are of.
+pub type Found<K> = Vec<(K, Tensor)>;
+
+/// The gradients of the sum of the shares' losses, and what else each share found. `trained` is the network on each device (at least
+/// one); `loss` is told at which of these it is, and then which share it is of. Sums are in the order of the shares, on the first.
 ///
 /// # Errors
 /// As of [`backward`]: exactly the trainable parameters must get finite gradients, in each share.
-pub fn gradients<R: Send>(
+pub fn gradients<K: Send>(
     shares: Shares,
-    trained: Trained<'_>,
-    loss: impl Fn(usize, &Student<'_>) -> Result<(Tensor, R)> + Send + Sync,
-) -> Result<(Gradients, Vec<R>)> {
-    let one = |i: usize| {
-        let student = Student::new(trained.unet, trained.thrift.checkpointing);
-        let (loss, found) = loss(i, &student)?;
-        Ok((student.backward(loss, trained.params)?, found))
+    trained: &[Trained<'_>],
+    loss: impl Fn(usize, usize, &Student<'_>) -> Result<(Tensor, Found<K>)> + Send + Sync,
+) -> Result<(Gradients, Vec<Found<K>>)> {
+    let one = |place: usize, i: usize| {
+        let Trained { unet, params, thrift } = trained[place];
+        let student = Student::new(unet, thrift.checkpointing);
+        let (loss, found) = loss(place, i, &student)?;
+        Ok((student.backward(loss, params)?, found))
     };
     let mut sum = Gradients::new();
     let mut found = Vec::with_capacity(shares.count);
-    shares.each(one, |(gradients, result)| {
+    let mut take = |(gradients, result)| {
         found.push(result);
         add(&mut sum, gradients)
-    })?;
+    };
+    match trained {
+        [_] => shares.each(|i| one(0, i), take)?,
+        _ => {
+            let places: Vec<usize> = (0..trained.len()).collect();
+            let home = trained[0].params.device();
+            // the way to the host is a device's own work, the way from there the first's
+            let leave = |place: usize, made| if place == 0 { Ok(made) } else { moved(made, &Device::Cpu) };
+            deal(&places, shares.count, |place, i| leave(*place, one(*place, i)?), |_, made| take(moved(made, home)?))?;
+        }
+    }
     Ok((sum, found))
 }
 
-/// The gradients of the mean of `loss` over a batch's rows, and its value.
+/// All of it on this device.
+fn moved<K>((gradients, found): (Gradients, Found<K>), device: &Device) -> Result<(Gradients, Found<K>)> {
+    let gradients = gradients.into_iter().map(|(name, gradient)| Ok((name, across(&gradient, device)?)));
+    let found = found.into_iter().map(|(of, value)| Ok((of, across(&value, device)?)));
+    Ok((gradients.collect::<Result<_>>()?, found.collect::<Result<_>>()?))
+}
+
+/// The gradients of the mean of `loss` over a batch's rows, and its value; see [`gradients`].
 pub fn of_batch(
     batch: &Batch,
-    trained: Trained<'_>,
-    loss: impl Fn(&Batch, &Student<'_>) -> Result<Tensor> + Send + Sync,
+    trained: &[Trained<'_>],
+    loss: impl Fn(usize, &Batch, &Student<'_>) -> Result<Tensor> + Send + Sync,
 ) -> Result<(Gradients, f64)> {
     let n = batch.t.len();
     let (_, _, height, width) = batch.noisy.dims4()?;
-    let shares = shares(&[n], height * width, trained.thrift, !batch.noisy.device().is_cpu());
-    let (gradients, losses) = gradients(shares, trained, |i, student| {
+    let thrift = trained.first().map_or_else(Thrift::default, |trained| trained.thrift);
+    let shares = shares(&[n], height * width, thrift, !batch.noisy.device().is_cpu());
+    let everywhere = at_each(batch, trained)?;
+    let (gradients, losses) = gradients(shares, trained, |place, i, student| {
         let [rows] = shares.rows([n], i);
-        let part = batch.rows(&rows)?;
-        let loss = (loss(&part, student)? * (part.t.len() as f64 / n as f64))?;
+        let part = everywhere[place].rows(&rows)?;
+        let loss = (loss(place, &part, student)? * (part.t.len() as f64 / n as f64))?;
         let value = loss.detach();
-        Ok((loss, value))
+        Ok((loss, vec![((), value)]))
     })?;
+    let losses: Vec<Tensor> = losses.into_iter().flatten().map(|(_, loss)| loss).collect();
     Ok((gradients, read(&losses)?.into_iter().map(f64::from).sum()))
+}
+
+/// A batch on each device: before its shares are dealt, as reading it waits for the first.
+pub fn at_each(batch: &Batch, trained: &[Trained<'_>]) -> Result<Vec<Batch>> {
+    trained.iter().map(|trained| batch.on(trained.params.device())).collect()
 }
 
 /// Adds gradients to a sum that has none yet or the same names.

@@ -11,6 +11,7 @@ pub mod gradient;
 pub mod loss;
 pub mod memory;
 pub mod other_words;
+pub mod places;
 pub mod project;
 pub mod repair;
 pub mod scope;
@@ -32,10 +33,11 @@ use crate::concept::Concept;
 use crate::diffusion::{self, Generator, Schedule};
 use crate::nn::ParamStore;
 use crate::progress::{Event, Progress, check_interrupted};
-use crate::sd::{Conditions, StableDiffusion, Unet};
+use crate::sd::{Conditions, StableDiffusion};
 use batch::Loader;
 use candle_core::{Device, Tensor};
 use memory::{Budget, Need, Thrift};
+use places::Places;
 use repair::{Embeddings, Repair};
 use settings::ScoreLoss;
 use std::collections::BTreeMap;
@@ -102,6 +104,14 @@ pub fn plan(model: &StableDiffusion, settings: &Settings, budget: Budget) -> Res
     Ok(Plan { thrift, memory })
 }
 
+/// How many devices have work at a time: no more than a batch has shares.
+fn with_work(model: &StableDiffusion, data: &Data, settings: &Settings, thrift: Thrift) -> Result<usize> {
+    let (_, _, height, width) = data.forget.latents.dims4()?;
+    let count = |sizes: &[usize]| gradient::shares(sizes, height * width, thrift, !model.device().is_cpu()).count;
+    let (forget, retain) = (settings.forget_batch, settings.retain_batch);
+    Ok(count(&[forget]).max(count(&[forget, retain])))
+}
+
 /// Scores, trims and repairs `model`'s UNet, which itself is left as it is.
 ///
 /// # Errors
@@ -133,40 +143,45 @@ pub fn scissorhands(
         retain: model.embed(&data.retain.prompts)?,
         empty: model.embed_negative(&[""])?,
     };
+    let bases: Vec<&ParamStore> =
+        model.everywhere().map(|copy| &copy.unet_params).take(with_work(model, data, settings, plan.thrift)?).collect();
+    let embeddings = bases.iter().map(|base| embeddings.on(base.device())).collect::<Result<Vec<_>>>()?;
 
     let scores = {
         let mut params = base.clone();
         params.make_trainable(&scopes.score)?;
-        let unet = Unet::new(&model.unet_config, &params)?;
-        let trained = gradient::Trained { unet: &unet, params: &params, thrift: plan.thrift };
+        let places = Places::new(&model.unet_config, &params, &bases, std::iter::empty(), plan.thrift)?;
+        let trained = places.trained();
         let passes = if settings.contrast { 2 } else { 1 };
         progress.event(Event::Stage { name: "scoring", steps: passes * settings.score_batches });
         let mut noise = stream(1);
-        let mut sensitivity = |latents: &Latents, prompts: &Conditions| -> Result<score::Sensitivity> {
-            let mut batches =
-                Loader::new(latents, &schedule, settings.forget_batch, settings.batches, settings.timesteps);
-            let mut sensitivity = score::Sensitivity::default();
-            for _ in 0..settings.score_batches {
-                check_interrupted()?;
-                let batch = batches.next(&mut noise)?;
-                let (gradients, value) = gradient::of_batch(&batch, trained, |part, unet| {
-                    let conditions = part.conditions(prompts)?;
-                    match settings.score_loss {
-                        ScoreLoss::Plain => loss::denoising(unet, part, &conditions),
-                        ScoreLoss::Guided => {
-                            let uncond = embeddings.empty.select(&vec![0; conditions.rows()])?;
-                            loss::guided_denoising(unet, part, &conditions, &uncond)
+        let mut sensitivity =
+            |latents: &Latents, prompts: fn(&Embeddings) -> &Conditions| -> Result<score::Sensitivity> {
+                let mut batches =
+                    Loader::new(latents, &schedule, settings.forget_batch, settings.batches, settings.timesteps);
+                let mut sensitivity = score::Sensitivity::default();
+                for _ in 0..settings.score_batches {
+                    check_interrupted()?;
+                    let batch = batches.next(&mut noise)?;
+                    let (gradients, value) = gradient::of_batch(&batch, &trained, |place, part, unet| {
+                        let embeddings = &embeddings[place];
+                        let conditions = part.conditions(prompts(embeddings))?;
+                        match settings.score_loss {
+                            ScoreLoss::Plain => loss::denoising(unet, part, &conditions),
+                            ScoreLoss::Guided => {
+                                let uncond = embeddings.empty.select(&vec![0; conditions.rows()])?;
+                                loss::guided_denoising(unet, part, &conditions, &uncond)
+                            }
                         }
-                    }
-                })?;
-                sensitivity.add(&gradients)?;
-                progress.event(Event::Step { loss: Some(value) });
-            }
-            Ok(sensitivity)
-        };
-        let mut forget = sensitivity(&data.forget, &embeddings.forget)?;
+                    })?;
+                    sensitivity.add(&gradients)?;
+                    progress.event(Event::Step { loss: Some(value) });
+                }
+                Ok(sensitivity)
+            };
+        let mut forget = sensitivity(&data.forget, |all| &all.forget)?;
         if settings.contrast {
-            forget.contrast(&sensitivity(&data.retain, &embeddings.retain)?)?;
+            forget.contrast(&sensitivity(&data.retain, |all| &all.retain)?)?;
         }
         forget.scores(&params)?
     };
@@ -181,11 +196,12 @@ pub fn scissorhands(
     let mut params = trimmed.frozen_copy()?;
     params.make_trainable(&scopes.train)?;
     if settings.edit > 0.0 {
+        let first = &embeddings[0];
         let texts = edit::Texts {
-            forget: &embeddings.forget.context,
-            anchors: &embeddings.anchors.context,
+            forget: &first.forget.context,
+            anchors: &first.anchors.context,
             retain: &model.embed(&concept.retain)?.context,
-            empty: &embeddings.empty.context,
+            empty: &first.empty.context,
             unconditional: settings.unconditional,
             push: settings.push,
         };
@@ -195,10 +211,13 @@ pub fn scissorhands(
         0.0 => None,
         _ => Some(context::KeptContext::new(base, &scopes.train, &model.embed(&concept.retain)?.context)?),
     };
+    let places =
+        Places::new(&model.unet_config, &params, &bases, scopes.trim.iter().chain(&scopes.train), plan.thrift)?;
     let repair = Repair {
         config: &model.unet_config,
         params: &params,
-        base,
+        places: &places,
+        bases: &bases,
         schedule: &schedule,
         data,
         embeddings: &embeddings,

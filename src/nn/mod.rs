@@ -11,6 +11,7 @@ mod combine;
 mod conv2d;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod deal;
 pub mod device;
 mod group_norm;
 mod kernels;
@@ -30,7 +31,8 @@ pub use attention::{attention, attention_in_bf16};
 pub use backward::{Gradients, accumulate, backward, backward_recorded, complete, gather, on_deep_stack};
 pub use combine::{add, concat_channels};
 pub use conv2d::{Conv2d, conv2d};
-pub use device::{ComputeDevice, DeviceChoice};
+pub use deal::{across, deal};
+pub use device::{ComputeDevice, DeviceChoice, Devices};
 pub use group_norm::{GroupNorm, group_norm};
 pub use kernels::instructions::Instructions;
 pub use layer_norm::{LayerNorm, layer_norm};

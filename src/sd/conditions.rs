@@ -2,7 +2,8 @@
 
 use super::unet::AddedConditions;
 use crate::Result;
-use candle_core::Tensor;
+use crate::nn::across;
+use candle_core::{Device, Tensor};
 use std::ops::Range;
 
 /// The conditions of some rows. A plain context turns into them, for models that need nothing else.
@@ -30,6 +31,11 @@ impl Conditions {
     /// How many rows.
     pub fn rows(&self) -> usize {
         self.context.dims().first().copied().unwrap_or(0)
+    }
+
+    /// The same conditions there.
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        self.map(|tensor| across(tensor, device), <[_]>::to_vec)
     }
 
     /// These rows.

@@ -2,7 +2,7 @@
 
 use super::{AddedConditions, Conditions, TextEncoder, Tokenizer, Unet, UnetConfig, Vae};
 use crate::diffusion::{self, Generator, Sampler, Schedule, SchedulerConfig};
-use crate::nn::{ParamStore, assuming_rows, by_rows};
+use crate::nn::{ParamStore, across, assuming_rows, by_rows};
 use crate::progress::check_interrupted;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -47,6 +47,8 @@ pub struct StableDiffusion {
     pub vae: Arc<Vae>,
     /// The noise schedule and default sampler.
     pub scheduler: SchedulerConfig,
+    /// The same model on the further devices that share the work.
+    pub copies: Vec<StableDiffusion>,
 }
 
 /// SDXL's second tokenizer (`tokenizer_2`) and text encoder (`text_encoder_2`).
@@ -120,7 +122,7 @@ impl StableDiffusion {
         }
     }
 
-    /// Bytes of all networks' parameters.
+    /// Bytes of all networks' parameters, on one device.
     pub fn bytes(&self) -> usize {
         let second = self.second.as_ref().map_or(0, |second| second.text_encoder.bytes());
         self.unet_params.bytes() + self.text_encoder.bytes() + second + self.vae.bytes()
@@ -220,7 +222,7 @@ impl StableDiffusion {
     /// Pictures `(B, 3, H, W)` in about -1 to 1, each depending on its own latent alone.
     pub fn decode_latents(&self, latents: &Tensor) -> Result<Tensor> {
         let (batch, _, height, width) = latents.dims4()?;
-        let latents = (latents.to_device(self.device())? / self.vae.scaling_factor())?;
+        let latents = (across(latents, self.device())? / self.vae.scaling_factor())?;
         let share = match self.device().is_cpu() {
             true => self.share(height * width),
             false => on_gpu(DECODED_ON_GPU, height * width),

@@ -72,7 +72,15 @@ fn an_unfinished_line_and_damaged_or_missing_pictures_are_mended() {
 fn ctrl_c_gives_130_and_the_same_command_goes_on() {
     let tiny = audited();
     let (expected, _) = undisturbed(&tiny);
-    let mut child = tiny.spawn(&[args("out"), vec!["--json"]].concat());
+    // as many devices as there are change nothing: another number may go on
+    for device in ["cpu", "cpu,cpu"] {
+        stopped_and_gone_on_with(&tiny, device, &expected);
+        std::fs::remove_dir_all(tiny.root().join("out")).unwrap();
+    }
+}
+
+fn stopped_and_gone_on_with(tiny: &Tiny, device: &str, expected: &std::collections::BTreeMap<String, Vec<u8>>) {
+    let mut child = tiny.spawn(&[args("out"), vec!["--json", "--device", device]].concat());
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let first = lines.by_ref().map(Result::unwrap).find(|line| line.contains("\"rendering: model\""));
     let first = first.and_then(|_| lines.by_ref().map(Result::unwrap).find(|line| line.contains("\"step\"")));
@@ -88,7 +96,7 @@ fn ctrl_c_gives_130_and_the_same_command_goes_on() {
     let made = entries(&out).len();
     assert!((1..ROWS).contains(&made) && !out.join("audit.json").exists(), "{made} pictures");
     tiny.command(&args("out")).assert().code(0);
-    assert_same(&expected, &files(&out), "after Ctrl-C");
+    assert_same(expected, &files(&out), "after Ctrl-C");
 }
 
 #[test]

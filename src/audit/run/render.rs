@@ -1,5 +1,5 @@
 //! Makes the pictures of one model: batches are sampled while the pictures of the last are looked at, encoded, hashed and written
-//! by a thread beside.
+//! by a thread beside. Several devices sample batches in their turns.
 
 use super::header::Header;
 use super::judge::{Judgement, Judges};
@@ -7,8 +7,8 @@ use super::manifest::{Entry, Manifest};
 use super::plan::{PromptSet, Row, Shot};
 use crate::audit::{Infotext, encode_png, to_images};
 use crate::checkpoint::{sha256_hex, write_file};
-use crate::progress::{Event, Progress, check_interrupted};
-use crate::sd::{SampleOptions, StableDiffusion, Unet};
+use crate::progress::{Event, Progress};
+use crate::sd::{Replica, SampleOptions, StableDiffusion};
 use crate::{Error, Result};
 use image::RgbImage;
 use std::path::Path;
@@ -33,14 +33,9 @@ pub struct Wanted<'a> {
 ///
 /// # Errors
 /// If the user interrupts or something is not finite.
-pub fn draw(
-    model: &StableDiffusion,
-    unet: &Unet,
-    sampling: &SampleOptions,
-    batch: &[Wanted<'_>],
-) -> Result<Vec<RgbImage>> {
+pub fn draw(replica: &Replica<'_>, sampling: &SampleOptions, batch: &[Wanted<'_>]) -> Result<Vec<RgbImage>> {
     let Some(first) = batch.first() else { return Ok(Vec::new()) };
-    let latent = |pixels: usize| pixels / model.vae.downsampling();
+    let latent = |pixels: usize| pixels / replica.model.vae.downsampling();
     let sampling = SampleOptions {
         guidance_scale: first.guidance_scale,
         size: Some((latent(first.size.1), latent(first.size.0))),
@@ -48,8 +43,7 @@ pub fn draw(
     };
     let prompts: Vec<&str> = batch.iter().map(|wanted| wanted.prompt).collect();
     let seeds: Vec<u64> = batch.iter().map(|wanted| wanted.seed).collect();
-    let latents = model.sample_latents(unet, &sampling, &prompts, &vec![""; batch.len()], &seeds)?;
-    to_images(&model.decode_latents(&latents)?)
+    to_images(&replica.pixels(&sampling, &prompts, &vec![""; batch.len()], &seeds)?)
 }
 
 /// How the pictures of one model are made.
@@ -77,16 +71,19 @@ pub struct Work<'a> {
 /// # Errors
 /// If the user interrupts, a picture cannot be computed or written; what is finished stays, so that the next run goes on.
 pub fn render(work: &Work<'_>, pending: &[Shot], manifest: &mut Manifest, progress: &mut dyn Progress) -> Result<()> {
-    let unet = work.model.unet()?;
+    let replicas = work.model.replicas()?;
+    let groups = groups(work.set, pending);
+    let asked: Vec<&[&Shot]> = groups.iter().flat_map(|group| group.chunks(work.batch)).collect();
     std::thread::scope(|scope| {
         let (batches, to_write) = sync_channel::<Vec<(&Shot, RgbImage)>>(WAITING);
         let (written, count) = channel();
         let writer = scope.spawn(move || write_all(work, &to_write, manifest, &written));
-        let made = groups(work.set, pending).iter().flat_map(|group| group.chunks(work.batch)).try_for_each(|batch| {
-            check_interrupted()?;
-            let wanted: Vec<Wanted<'_>> = batch.iter().map(|shot| work.wanted(shot)).collect();
-            let images = draw(work.model, &unet, &work.sampling, &wanted)?;
-            let sent = batches.send(batch.iter().copied().zip(images).collect());
+        let sample = |replica: &Replica<'_>, i: usize| {
+            let wanted: Vec<Wanted<'_>> = asked[i].iter().map(|shot| work.wanted(shot)).collect();
+            draw(replica, &work.sampling, &wanted)
+        };
+        let made = replicas.deal(asked.len(), sample, |i, images| {
+            let sent = batches.send(asked[i].iter().copied().zip(images).collect());
             steps(&count, progress);
             // the writer has gone only if it failed, which it tells below
             sent.map_err(|_| Error::Interrupted)

@@ -79,8 +79,8 @@ pub struct LoraArgs {
 #[command(next_help_heading = "Running")]
 pub struct RunArgs {
     /// What computes: auto, cpu, cuda, cuda:1 (and so on) or metal. auto takes an NVIDIA GPU, else Apple's, else the CPU, as far as
-    /// this build has them
-    #[arg(long, default_value = "auto", value_name = "DEVICE", hide_short_help = true)]
+    /// this build has them. NVIDIA GPUs of one kind share the work: cuda:0,cuda:1, or cuda:all; the result is the same as with one
+    #[arg(long, default_value = "auto", value_name = "DEVICE[,DEVICE]", hide_short_help = true)]
     pub device: String,
     /// On an NVIDIA GPU, multiply f32 matrices with 10 bits of mantissa instead of 23: much faster
     #[arg(long, hide_short_help = true)]

@@ -37,7 +37,7 @@ pub fn run(options: &Options, display: &mut Display) -> Result<ExitCode> {
 
 fn audit(options: &RunOptions, display: &mut Display) -> Result<ExitCode> {
     let mut watch = Stopwatch::new(display);
-    let compute = open(options.device, options.tf32, &mut watch)?;
+    let compute = open(&options.device, options.tf32, &mut watch)?;
     let subjects = subjects(options, &mut watch)?;
     let frames: Vec<_> = subjects.iter().map(|subject| subject.frame.clone()).collect();
     let set = PromptSet::read(&options.prompts, &options.selection, &frames, options.strict)?;

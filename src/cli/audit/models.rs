@@ -2,7 +2,7 @@
 
 use super::options::RunOptions;
 use crate::audit::run::{Frame, ModelRecord};
-use crate::checkpoint::{LoadedModel, Loading, ModelFiles, base_sha256, load_model_with};
+use crate::checkpoint::{LoadedModel, Loading, ModelFiles, base_sha256, load_model_on};
 use crate::cli::checks::model_name;
 use crate::diffusion::{Sampler, Schedule, SchedulerConfig, timesteps};
 use crate::nn::ComputeDevice;
@@ -61,7 +61,7 @@ pub fn load(
     progress.event(Event::Stage { name: &name, steps: 1 });
     let exact = |_: &str| false;
     let loading = Loading { precision: options.precision, exact: &exact, beside: None, device: compute.device() };
-    let loaded = load_model_with(&subject.files, &loading)?;
+    let loaded = load_model_on(&subject.files, &loading, &compute.further())?;
     if loaded.base_sha256 != subject.record.sha256 {
         return Err(Error::file(subject.files.describe(""), "the model's files changed meanwhile; run again"));
     }

@@ -7,7 +7,7 @@ use crate::checkpoint::Precision;
 use crate::cli::checks::{at_least_one, check_output, device, labels, precision};
 use crate::cli::options::Sampling;
 use crate::hub::Lookup;
-use crate::nn::DeviceChoice;
+use crate::nn::Devices;
 use crate::{Error, Result};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -70,7 +70,7 @@ pub struct RunOptions {
     /// How weights are kept in memory.
     pub precision: Precision,
     /// What computes.
-    pub device: DeviceChoice,
+    pub device: Devices,
     /// Whether `f32` matrices are multiplied in TF32 there.
     pub tf32: bool,
 }

@@ -18,12 +18,12 @@ use crate::audit::{
     DRIFT_DEFINITION, Drawn, Grid, GridRow, Infotext, Labels, Move, averaged_down, by_prompt, encode_png, mean,
     moves_of,
 };
-use crate::checkpoint::{Loading, ModelFiles, OutputFolder, Precision, load_model_with, write_file};
+use crate::checkpoint::{Loading, ModelFiles, OutputFolder, Precision, load_model_on, write_file};
 use crate::diffusion::Sampler;
 use crate::hub::Lookup;
-use crate::nn::{ComputeDevice, DeviceChoice};
+use crate::nn::{ComputeDevice, Devices};
 use crate::progress::{Event, Progress, check_interrupted};
-use crate::sd::SampleOptions;
+use crate::sd::{Replica, SampleOptions};
 use crate::{Error, Result, hub};
 use args::CompareArgs;
 use image::RgbImage;
@@ -51,7 +51,7 @@ pub struct Options {
     output: PathBuf,
     overwrite: bool,
     precision: Precision,
-    device: DeviceChoice,
+    device: Devices,
     tf32: bool,
 }
 
@@ -128,7 +128,7 @@ impl Side {
 /// Draws, compares, and writes grid, page and numbers.
 pub fn run(options: &Options, display: &mut Display) -> Result<ExitCode> {
     let mut watch = Stopwatch::new(display);
-    let compute = open(options.device, options.tf32, &mut watch)?;
+    let compute = open(&options.device, options.tf32, &mut watch)?;
     let mut files = Vec::new();
     for model in &options.models {
         let found = hub::find(model, &options.lookup, &mut watch)?;
@@ -221,7 +221,7 @@ fn side(
     progress.event(Event::Stage { name: &format!("loading {name}"), steps: 1 });
     let exact = |_: &str| false;
     let loading = Loading { precision: options.precision, exact: &exact, beside: None, device: compute.device() };
-    let loaded = load_model_with(files, &loading)?;
+    let loaded = load_model_on(files, &loading, &compute.further())?;
     progress.event(Event::Step { loss: None });
     let model = &loaded.model;
     let sampling = SampleOptions {
@@ -234,13 +234,14 @@ fn side(
     let images_folder = folder.join("images").join(&name);
     std::fs::create_dir_all(&images_folder).map_err(Error::io(&images_folder))?;
     progress.event(Event::Stage { name: &format!("rendering: {name}"), steps: asked.len() });
-    let unet = model.unet()?;
     let mut images = Vec::with_capacity(asked.len());
     let alike = |a: &Asked, b: &Asked| a.size == b.size && a.guidance_scale == b.guidance_scale;
-    for batch in asked.chunk_by(alike).flat_map(|alike| alike.chunks(model.together())) {
-        check_interrupted()?;
-        let wanted: Vec<Wanted<'_>> = batch.iter().map(Asked::wanted).collect();
-        for (asked, image) in batch.iter().zip(draw(model, &unet, &sampling, &wanted)?) {
+    let batches: Vec<&[Asked]> = asked.chunk_by(alike).flat_map(|alike| alike.chunks(model.together())).collect();
+    let sample = |replica: &Replica<'_>, i: usize| {
+        draw(replica, &sampling, &batches[i].iter().map(Asked::wanted).collect::<Vec<_>>())
+    };
+    model.replicas()?.deal(batches.len(), sample, |i, drawn| {
+        for (asked, image) in batches[i].iter().zip(drawn) {
             let text = Infotext {
                 prompt: &asked.prompt,
                 negative_prompt: "",
@@ -257,7 +258,8 @@ fn side(
             images.push(image);
             progress.event(Event::Step { loss: None });
         }
-    }
+        Ok(())
+    })?;
     Ok(Side { name, sha256: loaded.base_sha256, sampler: sampling.sampler, images, found: Vec::new() })
 }
 

@@ -4,7 +4,7 @@ use crate::checkpoint::{Precision, load_component, load_model};
 use crate::nn::{DeviceChoice, ParamStore};
 use crate::sd::{StableDiffusion, TextEncoder, Vae};
 use crate::{Result, hub};
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, DeviceLocation};
 use std::sync::Arc;
 
 /// Opens the device of this name; without one (or with `auto`) the first NVIDIA GPU.
@@ -15,6 +15,19 @@ pub(super) fn open(name: Option<&str>) -> Result<Device> {
     let choice = match name.map(str::parse).transpose()? {
         None | Some(DeviceChoice::Auto) => DeviceChoice::Cuda(0),
         Some(choice) => choice,
+    };
+    Ok(choice.open(false)?.device().clone())
+}
+
+/// The same device, opened once more.
+///
+/// # Errors
+/// As [`open`].
+pub(super) fn again(device: &Device) -> Result<Device> {
+    let choice = match device.location() {
+        DeviceLocation::Cuda { gpu_id } => DeviceChoice::Cuda(gpu_id),
+        DeviceLocation::Metal { gpu_id } => DeviceChoice::Metal(gpu_id),
+        DeviceLocation::Cpu => DeviceChoice::Cpu,
     };
     Ok(choice.open(false)?.device().clone())
 }
@@ -64,6 +77,7 @@ pub(super) fn demo_on(device: &Device, precision: Precision) -> Result<StableDif
         unet_params: there(&model.unet_params)?,
         text_encoder: Arc::new(TextEncoder::new(&text, &there(&text_params)?)?),
         vae: Arc::new(Vae::new(&vae, &there(&vae_params)?)?),
+        copies: Vec::new(),
         ..model
     })
 }

@@ -29,7 +29,9 @@ pub(super) fn find(warnings: &mut Vec<String>) -> Devices {
     }
     let metal = cfg!(feature = "metal").then(|| "metal".to_string());
     let cpu = std::iter::once("cpu".to_string());
-    Devices { devices: cpu.chain(gpus.iter().map(|gpu| gpu.device.clone())).chain(metal).collect(), gpus }
+    let all = (gpus.len() > 1).then(|| "cuda:all".to_string());
+    let each = gpus.iter().map(|gpu| gpu.device.clone());
+    Devices { devices: cpu.chain(each).chain(all).chain(metal).collect(), gpus }
 }
 
 impl Devices {

@@ -9,6 +9,7 @@ use super::data::Data;
 use super::gradient::{self, Trained};
 use super::loss::denoising;
 use super::memory::Thrift;
+use super::places::Places;
 use super::project::project;
 use super::settings::Settings;
 use crate::Result;
@@ -16,7 +17,7 @@ use crate::diffusion::{Generator, Schedule};
 use crate::nn::{Gradients, ParamStore, read};
 use crate::progress::{Event, Progress, check_interrupted};
 use crate::sd::{Conditions, Unet, UnetConfig};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use objective::{Part, Term};
 use serde::{Deserialize, Serialize};
 
@@ -47,20 +48,37 @@ pub struct Embeddings {
     pub empty: Conditions,
 }
 
+impl Embeddings {
+    /// The same embeddings there.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        Ok(Self {
+            forget: self.forget.on(device)?,
+            anchors: self.anchors.on(device)?,
+            retain: self.retain.on(device)?,
+            empty: self.empty.on(device)?,
+        })
+    }
+}
+
 /// Everything that a repair works with.
 pub struct Repair<'a> {
     /// Architecture.
     pub config: &'a UnetConfig,
-    /// The trimmed model; its trainable parameters change.
+    /// The trimmed model on the first device; its trainable parameters change.
     pub params: &'a ParamStore,
-    /// The model as it was.
-    pub base: &'a ParamStore,
+    /// The same on each device.
+    pub places: &'a Places,
+    /// The model as it was, on each.
+    pub bases: &'a [&'a ParamStore],
     /// Noise schedule and parametrisation.
     pub schedule: &'a Schedule,
     /// Latents.
     pub data: &'a Data,
-    /// Text embeddings.
-    pub embeddings: &'a Embeddings,
+    /// Text embeddings, on each device.
+    pub embeddings: &'a [Embeddings],
     /// Settings.
     pub settings: &'a Settings,
     /// Keys and values that are to stay, if the settings weigh them.
@@ -76,9 +94,10 @@ impl Repair<'_> {
     pub fn run(&self, noise: &mut Generator, progress: &mut dyn Progress) -> Result<Vec<StepRecord>> {
         let s = self.settings;
         progress.event(Event::Stage { name: "repairing", steps: s.repair_steps });
-        let student = Unet::new(self.config, self.params)?;
-        let base = Unet::new(self.config, &self.base.detached())?;
-        let current = Unet::new(self.config, &self.params.detached())?;
+        let trained = self.places.trained();
+        let bases =
+            self.bases.iter().map(|base| Unet::new(self.config, &base.detached())).collect::<Result<Vec<_>>>()?;
+        let teachers = Teachers { bases, currents: self.places.detached(self.config)? };
         let mut forget = Loader::new(&self.data.forget, self.schedule, s.forget_batch, s.batches, s.timesteps);
         let mut retain = Loader::new(&self.data.retain, self.schedule, s.retain_batch, s.batches, s.timesteps);
         let mut adam = Adam::default();
@@ -87,11 +106,11 @@ impl Repair<'_> {
         for step in 0..s.repair_steps {
             check_interrupted()?;
             if self.memory_is_due(step) {
-                memories = self.memories(&student, &mut forget, noise)?;
+                memories = self.memories(&trained, &mut forget, noise)?;
             }
             let f = forget.next_mixed(noise, Some(&self.data.retain), s.mixed)?;
             let r = retain.next(noise)?;
-            let (mut gradients, mut record) = self.gradients(&student, &base, &current, &f, &r)?;
+            let (mut gradients, mut record) = self.gradients(&trained, &teachers, &f, &r)?;
             if let Some(context) = self.context {
                 record.context = context.add_gradient(self.params, s.context, &mut gradients)?;
             }
@@ -103,14 +122,11 @@ impl Repair<'_> {
                 record.v = done.v.iter().copied().fold(0.0, f64::max);
             }
             adam.step(self.params, &gradients, self.learning_rate(step))?;
+            self.places.follow()?;
             progress.event(Event::Step { loss: Some(f64::from(record.retain)) });
             records.push(record);
         }
         Ok(records)
-    }
-
-    fn trained<'u>(&'u self, unet: &'u Unet) -> Trained<'u> {
-        Trained { unet, params: self.params, thrift: self.thrift }
     }
 
     fn memory_is_due(&self, step: usize) -> bool {
@@ -119,7 +135,12 @@ impl Repair<'_> {
     }
 
     /// `m = -grad l(D_f)` of the model as it is, each over `projection.batches` batches.
-    fn memories(&self, student: &Unet, forget: &mut Loader<'_>, noise: &mut Generator) -> Result<Vec<Gradients>> {
+    fn memories(
+        &self,
+        trained: &[Trained<'_>],
+        forget: &mut Loader<'_>,
+        noise: &mut Generator,
+    ) -> Result<Vec<Gradients>> {
         let p = &self.settings.projection;
         let mut memories = Vec::with_capacity(p.memories);
         for _ in 0..p.memories {
@@ -128,8 +149,9 @@ impl Repair<'_> {
             for _ in 0..p.batches.max(1) {
                 check_interrupted()?;
                 let batch = forget.next(noise)?;
-                let (gradients, _) = gradient::of_batch(&batch, self.trained(student), |part, student| {
-                    Ok((denoising(student, part, &part.conditions(&self.embeddings.forget)?)? * scale)?)
+                let (gradients, _) = gradient::of_batch(&batch, trained, |place, part, student| {
+                    let conditions = part.conditions(&self.embeddings[place].forget)?;
+                    Ok((denoising(student, part, &conditions)? * scale)?)
                 })?;
                 gradient::add(&mut sum, gradients)?;
             }
@@ -141,31 +163,33 @@ impl Repair<'_> {
     /// The gradients of the repair loss on one forget and one retain batch.
     fn gradients(
         &self,
-        student: &Unet,
-        base: &Unet,
-        current: &Unet,
+        trained: &[Trained<'_>],
+        teachers: &Teachers,
         f: &Batch,
         r: &Batch,
     ) -> Result<(Gradients, StepRecord)> {
         let sizes = [f.t.len(), r.t.len()];
         let (_, _, height, width) = f.noisy.dims4()?;
         let shares = gradient::shares(&sizes, height * width, self.thrift, !f.noisy.device().is_cpu());
-        let retain = self.retain_conditions(r)?;
-        let (gradients, parts) = gradient::gradients(shares, self.trained(student), |i, student| {
+        let (f, r) = (gradient::at_each(f, trained)?, gradient::at_each(r, trained)?);
+        let retain = r.iter().zip(self.embeddings).map(|(r, embeddings)| self.retain_conditions(r, embeddings));
+        let retain = retain.collect::<Result<Vec<_>>>()?;
+        let (gradients, parts) = gradient::gradients(shares, trained, |place, i, student| {
+            let (f, r, embeddings) = (&f[place], &r[place], &self.embeddings[place]);
             let [rows_f, rows_r] = shares.rows(sizes, i);
             let mut parts = Vec::with_capacity(2);
             if !rows_f.is_empty() {
                 let batch = f.rows(&rows_f)?;
                 let [conditions, anchors] =
-                    [&self.embeddings.forget, &self.embeddings.anchors].map(|prompts| batch.conditions(prompts));
+                    [&embeddings.forget, &embeddings.anchors].map(|prompts| batch.conditions(prompts));
                 let term = Term::Forget { anchors: anchors? };
                 parts.push(Part { term, batch, conditions: conditions?, of: sizes[0] });
             }
             if !rows_r.is_empty() {
-                let (batch, conditions) = (r.rows(&rows_r)?, retain.narrow(&rows_r)?);
+                let (batch, conditions) = (r.rows(&rows_r)?, retain[place].narrow(&rows_r)?);
                 parts.push(Part { term: Term::Retain, batch, conditions, of: sizes[1] });
             }
-            let targets = self.targets(base, current, &parts)?;
+            let targets = self.targets(&teachers.bases[place], &teachers.currents[place], &parts)?;
             self.loss(student, &parts, &targets)
         })?;
         let mut record = StepRecord::default();
@@ -186,6 +210,13 @@ impl Repair<'_> {
         let warm = (step / (0.05 * steps).max(1.0)).min(1.0);
         s.learning_rate * warm * 0.5 * (1.0 + (std::f64::consts::PI * step / steps).cos())
     }
+}
+
+/// What predicts the targets, on each device.
+struct Teachers {
+    bases: Vec<Unet>,
+    /// The trained network without a graph.
+    currents: Vec<Unet>,
 }
 
 /// Mean of the Gram matrix's diagonal.

@@ -1,6 +1,6 @@
 //! The repair's loss on some rows: what they are compared with, and how the terms are weighed.
 
-use super::Repair;
+use super::{Embeddings, Repair};
 use crate::Result;
 use crate::erase::batch::Batch;
 use crate::erase::loss::mse;
@@ -107,14 +107,14 @@ impl Repair<'_> {
     }
 
     /// The retain prompts' conditions, the first rows' replaced by the empty prompt's as the settings say.
-    pub(super) fn retain_conditions(&self, r: &Batch) -> Result<Conditions> {
-        let conditions = r.conditions(&self.embeddings.retain)?;
+    pub(super) fn retain_conditions(&self, r: &Batch, embeddings: &Embeddings) -> Result<Conditions> {
+        let conditions = r.conditions(&embeddings.retain)?;
         let rows = conditions.rows();
         let empty = ((rows as f64 * self.settings.unconditional).round() as usize).min(rows);
         if empty == 0 {
             return Ok(conditions);
         }
-        let unconditional = self.embeddings.empty.select(&vec![0; empty])?;
+        let unconditional = embeddings.empty.select(&vec![0; empty])?;
         if empty == rows {
             return Ok(unconditional);
         }

@@ -46,7 +46,8 @@ pub(super) fn open(n: usize) -> Result<ComputeDevice> {
     let device = Device::new_cuda_with_stream(n).map_err(|e| failed(e.to_string()))?;
     let cuda = device.as_cuda_device()?;
     // SAFETY: events order the work of several streams. All work of this device is on its one stream, in the order in which it is
-    // asked for, from whatever thread; nothing in this program makes a second stream.
+    // asked for, from whatever thread; nothing in this program makes a second stream. Another opening of the GPU has its own, and what
+    // goes from one to the other goes through the host's memory (`nn::across`), which waits for the first.
     unsafe { cuda.disable_event_tracking() };
     let stream = cuda.cuda_stream();
     let context = stream.context();

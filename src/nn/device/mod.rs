@@ -1,13 +1,16 @@
 //! Which device computes, and how it is opened: the CPU, an NVIDIA GPU (feature `cuda`) or Apple's (feature `metal`).
 //!
-//! A job opens one device once, and everything of it is there. Two openings of one GPU are two devices to candle, whose tensors
-//! cannot meet.
+//! A job opens its device once, and everything of it is there; several of one kind may share the work ([`Devices`]). Two openings of
+//! one GPU are two devices to candle, whose tensors cannot meet.
 
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(not(feature = "cuda"))]
 #[path = "no_cuda.rs"]
 mod cuda;
+mod several;
+
+pub use several::Devices;
 
 use crate::{Error, Result};
 use candle_core::Device;
@@ -150,21 +153,37 @@ pub struct ComputeDevice {
     /// Bytes that were free, and all, when it was opened; `None` of the CPU.
     memory: Option<(u64, u64)>,
     note: Option<String>,
+    /// The others that share its work.
+    further: Vec<ComputeDevice>,
 }
 
 impl ComputeDevice {
     /// The CPU.
     pub fn cpu() -> Self {
         let (choice, name) = (DeviceChoice::Cpu, "cpu".to_string());
-        Self { device: Device::Cpu, choice, name, tf32: false, memory: None, note: None }
+        Self { device: Device::Cpu, choice, name, tf32: false, memory: None, note: None, further: Vec::new() }
     }
 
-    /// Where tensors go.
+    /// Where tensors go; of several devices, the first.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// What has to be said to get this one again.
+    /// The other devices that share the work: the same kind of GPU, or another opening of the same.
+    pub fn further(&self) -> Vec<Device> {
+        self.further.iter().map(|other| other.device.clone()).collect()
+    }
+
+    /// How many devices there are.
+    pub fn count(&self) -> usize {
+        1 + self.further.len()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.further)
+    }
+
+    /// What has to be said to get this one again (of several, the first: the others change no result).
     pub fn choice(&self) -> DeviceChoice {
         self.choice
     }
@@ -184,15 +203,17 @@ impl ComputeDevice {
         self.note.as_deref()
     }
 
-    /// Bytes that a job without a limit of its own plans with: most of the GPU's memory, as far as nobody else has it. `None` of
-    /// the CPU, and where the system does not say.
+    /// Bytes that a job without a limit of its own plans with: most of the GPU's memory, as far as nobody else has it. Of several
+    /// GPUs, what each has at least; one that was opened twice is shared. `None` of the CPU, and where the system does not say.
     pub fn planned_memory(&self) -> Option<u64> {
-        self.memory.map(planned_memory)
+        let openings = |one: &Self| self.all().filter(|other| other.choice == one.choice).count() as u64;
+        self.all().filter_map(|one| Some(planned_memory(one.memory?) / openings(one))).min()
     }
 
-    /// The most bytes of the GPU's memory that tensors had so far, and that were taken from the system for them.
+    /// The most bytes of a GPU's memory that tensors had so far, and that were taken from the system for them.
     pub fn peak_memory(&self) -> Option<(u64, u64)> {
-        cuda::peak_memory(&self.device)
+        let peaks = self.all().filter_map(|one| cuda::peak_memory(&one.device));
+        peaks.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)))
     }
 }
 

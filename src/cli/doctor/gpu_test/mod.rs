@@ -5,6 +5,7 @@ mod demo;
 mod halves;
 mod ops;
 mod recorded;
+mod several;
 
 use super::device;
 use crate::cli::ExitCode;
@@ -48,6 +49,7 @@ pub fn run(options: &Options, json: bool) -> Result<ExitCode> {
     checks.extend(halves::checks());
     checks.extend(recorded::checks());
     checks.extend(demo::checks());
+    checks.extend(several::checks());
     let wanted = |check: &Check| options.only.iter().any(|part| check.name.contains(part.as_str()));
     checks.retain(|check| options.only.is_empty() || wanted(check));
     if checks.is_empty() {
