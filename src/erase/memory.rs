@@ -62,7 +62,9 @@ impl Need {
         // the UNet computes in the type of its first layer there
         let first = model.unet_params.get("conv_in.weight");
         let bytes = if gpu && first.is_ok_and(|weight| weight.dtype() == DType::BF16) { F32 / 2 } else { F32 };
-        let (weights, counts) = (model.bytes() as u64, (scored, trained));
+        // text encoders and VAE leave it meanwhile
+        let weights = if gpu { model.unet_params.bytes() } else { model.bytes() } as u64;
+        let counts = (scored, trained);
         Self::counted(weights, &model.unet_config, settings, counts, (height, width), (gpu, bytes))
     }
 

@@ -146,6 +146,7 @@ pub fn scissorhands(
     let bases: Vec<&ParamStore> =
         model.everywhere().map(|copy| &copy.unet_params).take(with_work(model, data, settings, plan.thrift)?).collect();
     let embeddings = bases.iter().map(|base| embeddings.on(base.device())).collect::<Result<Vec<_>>>()?;
+    model.make_room()?;
 
     let scores = {
         let mut params = base.clone();
@@ -211,6 +212,7 @@ pub fn scissorhands(
         0.0 => None,
         _ => Some(context::KeptContext::new(base, &scopes.train, &model.embed(&concept.retain)?.context)?),
     };
+    model.make_room()?; // these prompts were embedded since
     let places =
         Places::new(&model.unet_config, &params, &bases, scopes.trim.iter().chain(&scopes.train), plan.thrift)?;
     let repair = Repair {

@@ -128,14 +128,17 @@ impl StableDiffusion {
         self.unet_params.bytes() + self.text_encoder.bytes() + second + self.vae.bytes()
     }
 
-    /// Gives back what text encoders and VAE take on a GPU, until they are asked for something.
+    /// Gives back what text encoders and VAE take on GPUs, until they are asked for something.
     ///
     /// # Errors
     /// If they cannot be copied to main memory.
     pub fn make_room(&self) -> Result<()> {
-        self.text_encoder.leave()?;
-        self.second.as_ref().map_or(Ok(()), |second| second.text_encoder.leave())?;
-        self.vae.leave()
+        for model in self.everywhere() {
+            model.text_encoder.leave()?;
+            model.second.as_ref().map_or(Ok(()), |second| second.text_encoder.leave())?;
+            model.vae.leave()?;
+        }
+        Ok(())
     }
 
     /// The UNet for sampling: it never records a graph.
