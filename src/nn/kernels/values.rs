@@ -20,7 +20,7 @@ pub fn widen_f16(value: f16) -> f32 {
     let subnormal = (f32::from_bits(normal + (1 << 23)) - least).to_bits();
     let widened = if magnitude < 1 << 23 { subnormal } else { normal };
     let infinite = if magnitude >= 31 << 23 { REBIASED } else { 0 };
-    f32::from_bits(widened + infinite | (bits & 0x8000) << 16)
+    f32::from_bits((widened + infinite) | ((bits & 0x8000) << 16))
 }
 
 /// `f32`, or the `bf16` or `f16` of frozen weights, which are widened (exactly) where an operand is packed.
