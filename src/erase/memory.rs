@@ -12,8 +12,10 @@ use serde::Serialize;
 const F32: u64 = 4;
 /// What the program, the text encoder's work and fragmentation take beyond what is counted.
 const OVERHEAD: u64 = 192 << 20;
-/// The gradients that are alive beside the graph in a backward pass, in sixteenths of the graph.
+/// The gradients that are alive beside the graph in a backward pass, in sixteenths of the graph; on a CPU with what its allocator keeps.
 const BACKWARD: u64 = 4;
+/// The same on a GPU.
+const BACKWARD_ON_GPU: u64 = 1;
 /// Of the machine's memory, this many tenths may be used if no limit is given.
 const SHARE: u64 = 8;
 
@@ -97,7 +99,7 @@ impl Need {
             // shares side by side may all be in memory; how many are depends on the threads, on which no choice may depend
             let rows = sizes.iter().sum::<usize>().div_ceil(if shares.side_by_side { 1 } else { shares.count }) as u64;
             let per_row = if thrift.checkpointing { footprint.checkpointed() } else { footprint.dense() };
-            bytes * per_row * rows * (16 + BACKWARD) / 16
+            bytes * per_row * rows * (16 + if gpu { BACKWARD_ON_GPU } else { BACKWARD }) / 16
         };
         // scoring: a copy of the scope, its sums (twice with contrast) and gradients
         let sums = if settings.contrast { 2 } else { 1 };

@@ -93,6 +93,14 @@ impl ParamStore {
         &self.tensors
     }
 
+    /// Those whose names are liked; of a [`ParamStore::recorder`], the same recorder.
+    pub fn filtered(&self, liked: impl Fn(&str) -> bool) -> Self {
+        let mut part = self.clone();
+        part.tensors.retain(|name, _| liked(name));
+        part.vars.retain(|name, _| liked(name));
+        part
+    }
+
     /// The parameters as they are now, frozen, on this device.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
-//! Gradient checkpointing by layer (a resnet with its attention; Chen et al. 2016, «Training Deep Nets with Sublinear Memory Cost»): the forward pass keeps
-//! what goes into each piece of the network, and the backward pass computes each piece again, from the last to the first.
+//! Gradient checkpointing by layer, a resnet with its attention (Chen et al. 2016, «Training Deep Nets with Sublinear Memory
+//! Cost»): the forward pass keeps what goes into each piece of the network, and the backward pass computes each piece again, from the
+//! last to the first.
 //!
 //! With `h' = stage(h, temb, skips)` and the gradient `g'` of the loss in `h'` (and in the skips that it made), the gradients
 //! in `h`, `temb`, the skips that it took and its parameters are those of the scalar `<h', g'>` (plus the same for its skips).
@@ -102,17 +103,18 @@ impl Tape<'_> {
     ///
     /// # Errors
     /// If a frozen parameter gets a gradient.
-    pub fn backward(self, dy: Tensor, params: &ParamStore, sum: &mut Gradients) -> Result<()> {
+    pub fn backward(mut self, dy: Tensor, params: &ParamStore, sum: &mut Gradients) -> Result<()> {
         let trains = |stage: Stage| params.vars().keys().any(|name| stage.has(name));
         let embedding = params.vars().keys().any(|name| !self.pieces.iter().any(|piece| piece.stage.has(name)));
         let mut cotangents = Cotangents { h: dy, temb: None, skips: vec![None; self.skips] };
-        for (i, piece) in self.pieces.iter().enumerate().rev() {
+        // what went into a piece goes when it is passed
+        while let Some(piece) = self.pieces.pop() {
             // below the first trainable parameter nobody asks for a gradient
-            let below = embedding || self.pieces[..i].iter().any(|piece| trains(piece.stage));
+            let below = embedding || self.pieces.iter().any(|piece| trains(piece.stage));
             if !below && !trains(piece.stage) {
                 return Ok(());
             }
-            self.piece(piece, below, embedding, params, &mut cotangents, sum)?;
+            self.piece(&piece, below, embedding, params, &mut cotangents, sum)?;
         }
         if let Some(dtemb) = cotangents.temb {
             let temb = self.unet.embed(&self.t, self.added.as_ref(), dtemb.device())?;

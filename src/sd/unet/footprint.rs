@@ -19,11 +19,11 @@ impl Footprint {
     /// projections, result, output and sum, cross-attention's four, the feed-forward's 8 + 4 + 1 + 1, and rounding up.
     ///
     /// If only cross-attention is trained, what frozen layers read goes at once (`nn::release`): a resnet keeps two maps (after the
-    /// timestep, and the sum), an attention two around its blocks, and each block 20: self-attention's projections, result and sum,
-    /// cross-attention's norm, queries, result and sum, the feed-forward's 8 and sum, and rounding up.
+    /// timestep, and the sum), an attention two around its blocks, and each block 18: self-attention's projections, result and sum,
+    /// cross-attention's norm, queries, result and sum, the feed-forward's 8 and sum.
     pub fn new(c: &UnetConfig, (height, width): (usize, usize), only_cross_attention: bool) -> Self {
         let pixels = |level: usize| (height >> level).max(1) * (width >> level).max(1);
-        let (around, block, upsampled) = if only_cross_attention { (2, 20, 1) } else { (6, 30, 2) };
+        let (around, block, upsampled) = if only_cross_attention { (2, 18, 1) } else { (6, 30, 2) };
         let resnet = |inputs: usize, outputs: usize, level: usize| {
             (if only_cross_attention { 2 * outputs } else { inputs + 6 * outputs }) * pixels(level)
         };
@@ -74,8 +74,8 @@ impl Footprint {
         self.pieces.iter().sum()
     }
 
-    /// With checkpoints: all boundaries, and the largest piece.
+    /// With checkpoints: all boundaries, and the largest piece with half as much again, which its backward pass takes at first.
     pub fn checkpointed(&self) -> u64 {
-        self.boundaries + self.pieces.iter().max().copied().unwrap_or(0)
+        self.boundaries + self.pieces.iter().max().map_or(0, |largest| largest / 2 * 3)
     }
 }

@@ -193,49 +193,68 @@ impl Decoder {
     }
 }
 
-/// The networks.
-struct Layers {
+/// The encoder with the 1x1 convolution after it.
+struct Encoding {
     encoder: Encoder,
-    decoder: Decoder,
     quant_conv: Option<Conv2d>,
-    post_quant_conv: Option<Conv2d>,
 }
 
-impl Layers {
+impl Encoding {
+    /// Whether a parameter belongs to it.
+    fn has(name: &str) -> bool {
+        name.starts_with("encoder.") || name.starts_with("quant_conv.")
+    }
+
+    fn new(c: &VaeConfig, params: &ParamStore) -> Result<Self> {
+        let twice = 2 * c.latent_channels;
+        let loader = params.loader();
+        let root = loader.root();
+        let conv = c.use_quant_conv.then(|| Conv2d::new(twice, twice, 1, 1, 0, root.pp("quant_conv")));
+        let encoding = Self { encoder: Encoder::new(c, root.pp("encoder"))?, quant_conv: conv.transpose()? };
+        loader.finish("vae")?;
+        Ok(encoding)
+    }
+}
+
+/// The decoder with the 1x1 convolution before it.
+struct Decoding {
+    post_quant_conv: Option<Conv2d>,
+    decoder: Decoder,
+}
+
+impl Decoding {
     fn new(c: &VaeConfig, params: &ParamStore) -> Result<Self> {
         let latent = c.latent_channels;
         let loader = params.loader();
         let root = loader.root();
-        let quant = c.use_quant_conv.then(|| Conv2d::new(2 * latent, 2 * latent, 1, 1, 0, root.pp("quant_conv")));
-        let post = c.use_post_quant_conv.then(|| Conv2d::new(latent, latent, 1, 1, 0, root.pp("post_quant_conv")));
-        let layers = Self {
-            encoder: Encoder::new(c, root.pp("encoder"))?,
-            decoder: Decoder::new(c, root.pp("decoder"))?,
-            quant_conv: quant.transpose()?,
-            post_quant_conv: post.transpose()?,
-        };
+        let conv = c.use_post_quant_conv.then(|| Conv2d::new(latent, latent, 1, 1, 0, root.pp("post_quant_conv")));
+        let decoding = Self { post_quant_conv: conv.transpose()?, decoder: Decoder::new(c, root.pp("decoder"))? };
         loader.finish("vae")?;
-        Ok(layers)
+        Ok(decoding)
     }
 }
 
 /// Pictures to latents and back.
 pub struct Vae {
-    layers: Stay<Layers>,
+    encoding: Stay<Encoding>,
+    decoding: Stay<Decoding>,
     config: VaeConfig,
     bytes: usize,
 }
 
 impl Vae {
-    /// Builds the network.
+    /// Builds the network. On a GPU the encoder waits in main memory until it is asked for something: most jobs only decode.
     ///
     /// # Errors
     /// If the config makes no sense or the load is not clean.
     pub fn new(config: &VaeConfig, params: &ParamStore) -> Result<Self> {
         config.check()?;
-        let c = config.clone();
-        let layers = Stay::new(params, move |params| Layers::new(&c, params))?;
-        Ok(Self { layers, config: config.clone(), bytes: params.bytes() })
+        let (first, second) = (config.clone(), config.clone());
+        let (of_encoding, of_decoding) = (params.filtered(Encoding::has), params.filtered(|name| !Encoding::has(name)));
+        let encoding = Stay::new(&of_encoding, move |params| Encoding::new(&first, params))?;
+        encoding.leave()?;
+        let decoding = Stay::new(&of_decoding, move |params| Decoding::new(&second, params))?;
+        Ok(Self { encoding, decoding, config: config.clone(), bytes: params.bytes() })
     }
 
     /// Gives its memory on a GPU back until it is asked for something.
@@ -243,7 +262,8 @@ impl Vae {
     /// # Errors
     /// As [`Stay::leave`].
     pub fn leave(&self) -> Result<()> {
-        self.layers.leave()
+        self.encoding.leave()?;
+        self.decoding.leave()
     }
 
     /// Bytes of its parameters.
@@ -256,9 +276,9 @@ impl Vae {
     /// # Shape
     /// `(B, 3, H, W)` in -1 to 1 -> twice `(B, C, H/f, W/f)`, `f` as [`Vae::downsampling`].
     pub fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor)> {
-        let layers = self.layers.here()?;
-        let moments = layers.encoder.forward(image)?;
-        let moments = match &layers.quant_conv {
+        let encoding = self.encoding.here()?;
+        let moments = encoding.encoder.forward(image)?;
+        let moments = match &encoding.quant_conv {
             Some(conv) => conv.forward(&moments)?,
             None => moments,
         };
@@ -272,10 +292,10 @@ impl Vae {
     /// # Shape
     /// `(B, C, h, w)` -> `(B, 3, f h, f w)`, about -1 to 1.
     pub fn decode(&self, latent: &Tensor) -> Result<Tensor> {
-        let layers = self.layers.here()?;
-        match &layers.post_quant_conv {
-            Some(conv) => layers.decoder.forward(&conv.forward(latent)?),
-            None => layers.decoder.forward(latent),
+        let decoding = self.decoding.here()?;
+        match &decoding.post_quant_conv {
+            Some(conv) => decoding.decoder.forward(&conv.forward(latent)?),
+            None => decoding.decoder.forward(latent),
         }
     }
 
