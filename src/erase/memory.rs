@@ -12,6 +12,8 @@ use serde::Serialize;
 const F32: u64 = 4;
 /// What the program, the text encoder's work and fragmentation take beyond what is counted.
 const OVERHEAD: u64 = 192 << 20;
+/// The same on a GPU: the driver's context, kernels, cuBLAS's workspace and what the pool keeps (0.72 GB on an H100).
+const OVERHEAD_ON_GPU: u64 = 768 << 20;
 /// The gradients that are alive beside the graph in a backward pass, in sixteenths of the graph; on a CPU with what its allocator keeps.
 const BACKWARD: u64 = 4;
 /// The same on a GPU.
@@ -106,7 +108,8 @@ impl Need {
         let scoring = F32 * scored * (2 + sums);
         // repair: a copy, Adam's two moments, the gradients of a share and of the batch, the memories, and a projected copy
         let repair = F32 * trained * (5 + settings.projection.memories as u64 + 1);
-        Self(Thrift::ALL.map(|thrift| OVERHEAD + weights + scoring.max(repair) + graph(thrift)))
+        let overhead = if gpu { OVERHEAD_ON_GPU } else { OVERHEAD };
+        Self(Thrift::ALL.map(|thrift| overhead + weights + scoring.max(repair) + graph(thrift)))
     }
 
     /// The fastest way's bytes, and the least.

@@ -110,13 +110,14 @@ fn fit(family: &Family, settings: &Settings, limit: u64, gpu: bool) -> Result<Fi
         let (fastest_bytes, least_bytes) = need.range();
         Memory { fastest_bytes, least_bytes, fits: need.within(Budget { limit: Some(limit), gpu: None }).is_ok() }
     };
-    let parameters = count(&|_| true) + family.others;
-    let half = memory(halves + 2 * family.others);
+    let unet = count(&|_| true);
+    let beside = if gpu { 0 } else { family.others }; // they leave a GPU while weights are trained
+    let half = memory(halves + 2 * beside);
     Ok(Fit {
         name: family.name,
         pixels: 8 * side,
-        parameters,
-        f32: memory(4 * parameters),
+        parameters: unet + family.others,
+        f32: memory(4 * (unet + beside)),
         f16: half.clone(),
         bf16: half,
     })
@@ -143,10 +144,10 @@ mod tests {
             );
             assert_eq!(fit.f32.fits, fit.f32.least_bytes <= 9 << 30, "{fit:?}");
         }
-        // a GPU takes more rows together, and as little where memory is short
+        // a GPU takes more rows together, and less where memory is short: text encoder and VAE leave it
         let on_gpu = super::fits(9 << 30, true).unwrap();
         assert!(on_gpu[0].f32.fastest_bytes > fits[0].f32.fastest_bytes, "{on_gpu:?}");
-        assert_eq!(on_gpu[0].f32.least_bytes, fits[0].f32.least_bytes);
+        assert!(on_gpu[0].f32.least_bytes < fits[0].f32.least_bytes, "{on_gpu:?}");
         // README's measured figure for a job of this size, about
         assert!((5 << 30..12 << 30).contains(&fits[0].f32.least_bytes), "{fits:?}");
     }
