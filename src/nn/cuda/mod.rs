@@ -3,7 +3,8 @@
 //!
 //! Trainable weights, their gradients and what is summed are `f32`. Activations are `f32` or `bf16`, as what goes into a network is: an
 //! op's result is of the type of its first operand, and a gradient of the type of what it belongs to. Where one factor of a product
-//! is `bf16`, the other is rounded to `bf16` beside it; frozen weights in `f16` are widened to `f32` for each product. Every result is the same bit for bit each time: no atomics, one stream.
+//! is `bf16`, the other is rounded to `bf16` beside it; frozen weights in `f16` are widened to `f32` for each product. Every result is
+//! the same bit for bit each time: no atomics, one stream.
 
 pub mod activation;
 pub mod attention;
