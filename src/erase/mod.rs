@@ -196,23 +196,29 @@ pub fn scissorhands(
 
     let mut params = trimmed.frozen_copy()?;
     params.make_trainable(&scopes.train)?;
-    if settings.edit > 0.0 {
+    // of every retain prompt; text encoders come back for it
+    let kept = match settings.edit > 0.0 || settings.context != 0.0 {
+        true => Some(model.embed(&concept.retain)?.context),
+        false => None,
+    };
+    model.make_room()?;
+    if let Some(kept) = kept.as_ref().filter(|_| settings.edit > 0.0) {
         let first = &embeddings[0];
         let texts = edit::Texts {
             forget: &first.forget.context,
             anchors: &first.anchors.context,
-            retain: &model.embed(&concept.retain)?.context,
+            retain: kept,
             empty: &first.empty.context,
             unconditional: settings.unconditional,
             push: settings.push,
         };
         edit::Edit::new(&texts, settings.edit)?.apply(&params, base)?;
     }
-    let context = match settings.context {
-        0.0 => None,
-        _ => Some(context::KeptContext::new(base, &scopes.train, &model.embed(&concept.retain)?.context)?),
+    let context = match &kept {
+        Some(kept) if settings.context != 0.0 => Some(context::KeptContext::new(base, &scopes.train, kept)?),
+        _ => None,
     };
-    model.make_room()?; // these prompts were embedded since
+    drop(kept);
     let places =
         Places::new(&model.unet_config, &params, &bases, scopes.trim.iter().chain(&scopes.train), plan.thrift)?;
     let repair = Repair {

@@ -4,7 +4,7 @@
 use super::cuda::activation as on_gpu;
 use super::kernels::activation as kernel;
 use super::kernels::parallel::{chunks, unwritten};
-use super::kernels::storage::{cpu, fused, slice};
+use super::kernels::storage::{cpu, cpu_mut, fused, slice};
 use super::record::apply1;
 use crate::Result;
 #[cfg(feature = "cuda")]
@@ -199,13 +199,7 @@ impl InplaceOp2 for GegluGradOver {
 
     fn cpu_fwd(&self, x: &mut CpuStorage, lx: &Layout, dy: &CpuStorage, ld: &Layout) -> candle_core::Result<()> {
         let half = lx.dims().last().map_or(0, |last| last / 2).max(1);
-        let dy = cpu(dy, ld)?;
-        let (CpuStorage::F32(x), Some((start, end))) = (x, lx.contiguous_offsets()) else {
-            candle_core::bail!("{} got an operand that is not contiguous, or not f32", self.name())
-        };
-        let Some(x) = x.get_mut(start..end) else {
-            candle_core::bail!("{} got an operand whose elements were given back", self.name())
-        };
+        let (x, dy) = (cpu_mut(x, lx)?, cpu(dy, ld)?);
         let size = CHUNK.div_ceil(2 * half) * 2 * half;
         chunks(x, size, |i, x| kernel::geglu_grad_over(x, &dy[i * size / 2..][..x.len() / 2], half));
         Ok(())

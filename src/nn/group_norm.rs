@@ -2,7 +2,7 @@
 
 use super::kernels::norm;
 use super::kernels::parallel::{SharedMut, sum_parts, tasks, unwritten};
-use super::kernels::storage::{cpu, fused, slice};
+use super::kernels::storage::{cpu, cpu_mut, fused, slice};
 use super::params::ParamPath;
 use super::record::apply3;
 use crate::Result;
@@ -233,11 +233,7 @@ impl InplaceOp3 for NormaliseOver {
         b: &CpuStorage,
         lb: &Layout,
     ) -> candle_core::Result<()> {
-        let (w, b) = (cpu(w, lw)?, cpu(b, lb)?);
-        let (CpuStorage::F32(x), Some((start, end))) = (x, lx.contiguous_offsets()) else {
-            candle_core::bail!("{} got an operand that is not contiguous, or not f32", self.name())
-        };
-        let x = &mut x[start..end];
+        let (x, w, b) = (cpu_mut(x, lx)?, cpu(w, lw)?, cpu(b, lb)?);
         let tasks_count = lx.dims()[0] * self.groups;
         let (size, width) = (x.len() / tasks_count, w.len() / self.groups);
         let shared = SharedMut::new(x);

@@ -45,6 +45,17 @@ pub fn cpu<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     }
 }
 
+/// The elements of a contiguous operand that is written over.
+pub fn cpu_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+        bail!("a fused op got an operand to write over that is not contiguous, or not f32")
+    };
+    match values.get_mut(start..end) {
+        Some(values) => Ok(values),
+        None => bail!("a fused op got an operand whose elements were given back"),
+    }
+}
+
 /// The elements of a contiguous tensor, from `Tensor::storage_and_layout`.
 pub fn slice<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
     match storage {

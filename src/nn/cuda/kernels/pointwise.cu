@@ -178,7 +178,9 @@ extern "C" __global__ void to_bf16(const float *x, Bf16 *y, size_t n) {
     for (size_t i = wide * 8 + first(); i < n; i += step()) put(y + i, x[i]);
 }
 
-extern "C" __global__ void to_f32(const Bf16 *x, float *y, size_t n) {
+// Sixteen bits to f32.
+template <typename T>
+__device__ void widen(const T *x, float *y, size_t n) {
     size_t wide = aligned(x, y) ? n / 8 : 0;
     for (size_t i = first(); i < wide; i += step()) {
         float values[8];
@@ -189,16 +191,8 @@ extern "C" __global__ void to_f32(const Bf16 *x, float *y, size_t n) {
     for (size_t i = wide * 8 + first(); i < n; i += step()) y[i] = get(x + i);
 }
 
-extern "C" __global__ void f16_to_f32(const F16 *x, float *y, size_t n) {
-    size_t wide = aligned(x, y) ? n / 8 : 0;
-    for (size_t i = first(); i < wide; i += step()) {
-        float values[8];
-        get_wide(values, x + i * 8);
-        put_wide(y + i * 8, values);
-        put_wide(y + i * 8 + 4, values + 4);
-    }
-    for (size_t i = wide * 8 + first(); i < n; i += step()) y[i] = get(x + i);
-}
+extern "C" __global__ void to_f32(const Bf16 *x, float *y, size_t n) { widen(x, y, n); }
+extern "C" __global__ void f16_to_f32(const F16 *x, float *y, size_t n) { widen(x, y, n); }
 
 // Of each sample of `from` elements, `count` from `at` on to the same of samples of `to`, from `there` on. n counts what is moved.
 template <typename T>
