@@ -2,8 +2,10 @@
 
 mod common;
 
+use candle_core::{Device, Tensor};
 use common::{assert_close, difference, fixture, goldens, repository, tensors};
-use erase_concept::nn::ParamStore;
+use erase_concept::diffusion::Generator;
+use erase_concept::nn::{ParamStore, assuming_rows};
 use erase_concept::sd::{AddedConditions, Conditions, Unet, UnetConfig};
 
 fn load(folder: std::path::PathBuf) -> (UnetConfig, ParamStore) {
@@ -45,6 +47,46 @@ fn sdxl_shape_predicts_the_golden_noise() {
     assert_close("tiny-sdxl unet.eps", &eps, &g["unet.eps"], 1e-3);
     let error = unet.forward(&g["start"], &[321.0], &g["text"]).unwrap_err().to_string();
     assert!(error.contains("SDXL"), "{error}");
+}
+
+/// What comes before the first cross-attention is computed once for all texts, and keys and values once for all steps; the bits
+/// must be those of a row for each text.
+#[test]
+fn several_texts_of_a_latent_are_predicted_as_if_each_had_its_own() {
+    let x = |seed: u64| Generator::new(seed).randn_tensor(&[2, 4, 16, 16], &Device::Cpu).unwrap();
+    for (folder, g, text) in [
+        (repository("weights/demo/unet"), goldens("demo"), "unet.context"),
+        (fixture("tiny-sd21/unet"), goldens("tiny-sd21"), "text"),
+        (fixture("tiny-sdxl/unet"), goldens("tiny-sdxl"), "text"),
+    ] {
+        let (config, params) = load(folder);
+        let unet = Unet::new(&config, &params).unwrap();
+        let row = |i: usize| g[text].narrow(0, i % g[text].dim(0).unwrap(), 1).unwrap();
+        let added = |rows: usize, first: f32| {
+            let row = g.get("pooled")?.narrow(0, 0, 1).unwrap();
+            let rows: Vec<Tensor> = (0..rows).map(|i| (&row * f64::from(first + i as f32)).unwrap()).collect();
+            let text_embeds = Tensor::cat(&rows, 0).unwrap();
+            Some(AddedConditions { time_ids: vec![[32.0, 32.0, 0.0, 0.0, 32.0, 32.0]; rows.len()], text_embeds })
+        };
+        let texts = [1.0f32, 0.5].map(|scale| {
+            let rows = [row(0), row(1)].map(|row| (row * f64::from(scale)).unwrap());
+            Conditions { context: Tensor::cat(&rows, 0).unwrap(), added: added(2, scale) }
+        });
+        let both = Conditions::cat(&[&texts[0], &texts[1]]).unwrap();
+        let reader = unet.reading(&both);
+        for seed in [1, 2] {
+            let (x, t) = (x(seed), [321.0, 807.0]);
+            let each = assuming_rows(4, || texts.each_ref().map(|texts| unet.forward(&x, &t, texts).unwrap()));
+            let each = Tensor::cat(&each, 0).unwrap();
+            let (together, remembered) = assuming_rows(4, || (unet.forward(&x, &t, &both), reader.forward(&x, &t)));
+            assert_eq!(difference(&together.unwrap(), &each).0, 0.0, "{text}: together");
+            assert_eq!(difference(&remembered.unwrap(), &each).0, 0.0, "{text}: remembered");
+            assert_ne!(difference(&each.narrow(0, 0, 2).unwrap(), &each.narrow(0, 2, 2).unwrap()).0, 0.0);
+        }
+        let three = Conditions::from(&Tensor::cat(&[row(0), row(1), row(0)], 0).unwrap());
+        let error = unet.forward(&x(1), &[1.0, 2.0], &three).unwrap_err().to_string();
+        assert!(error.contains("2 latents, 2 timesteps and 3 texts do not match"), "{error}");
+    }
 }
 
 #[test]

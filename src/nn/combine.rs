@@ -73,6 +73,18 @@ impl CustomOp2 for Add {
     }
 }
 
+/// The rows of `x` again and again, up to `rows` of them; `x` itself, if it has as many.
+///
+/// # Errors
+/// If `rows` is not a multiple of its rows.
+pub fn repeat_rows(x: &Tensor, rows: usize) -> Result<Tensor> {
+    match x.dim(0)? {
+        had if had == rows => Ok(x.clone()),
+        had if had > 0 && rows.is_multiple_of(had) => Ok(Tensor::cat(&vec![x; rows / had], 0)?),
+        had => Err(candle_core::Error::msg(format!("{had} rows repeated are never {rows}")).into()),
+    }
+}
+
 /// `[a | b]` along the channels.
 ///
 /// # Shape
@@ -158,6 +170,16 @@ mod tests {
         compare("add", &[&[2, 3, 5], &[2, 3, 5]], 1e-6, &|t| add(&t[0], &t[1]));
         compare("add", &[&[7, 40_000], &[7, 40_000]], 1e-6, &|t| add(&t[0], &t[1]));
         compare("add views", &[&[4, 3], &[3, 4]], 1e-6, &|t| add(&t[0].t()?, &t[1]));
+    }
+
+    #[test]
+    fn rows_are_repeated_in_order() {
+        let x = Tensor::new(&[[1f32, 2.0], [3.0, 4.0]], &candle_core::Device::Cpu).unwrap();
+        let repeated = repeat_rows(&x, 4).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(repeated, [[1.0, 2.0], [3.0, 4.0], [1.0, 2.0], [3.0, 4.0]]);
+        assert_eq!(repeat_rows(&x, 2).unwrap().id(), x.id());
+        assert!(repeat_rows(&x, 3).is_err() && repeat_rows(&x.narrow(0, 0, 0).unwrap(), 3).is_err());
+        compare("rows repeated", &[&[2, 3]], 1e-6, &|t| repeat_rows(&t[0], 6));
     }
 
     #[test]

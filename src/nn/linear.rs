@@ -11,7 +11,7 @@ use super::release::release;
 use crate::Result;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor, TensorId};
 use std::sync::{Arc, OnceLock};
 
 /// A linear layer with the checkpoint's `weight` `(out, in)` and, where it has one, `bias` `(out)`.
@@ -38,6 +38,11 @@ impl Linear {
     pub fn no_bias(inputs: usize, outputs: usize, path: ParamPath<'_>) -> Result<Self> {
         let packed = (path.is_constant("weight") && inputs * outputs <= KEPT).then(Arc::default);
         Ok(Self { weight: path.get(&[outputs, inputs], "weight")?, bias: None, packed })
+    }
+
+    /// What tells its weight from all others.
+    pub fn id(&self) -> TensorId {
+        self.weight.id()
     }
 
     /// Whether its weight is trained.

@@ -209,11 +209,12 @@ impl StableDiffusion {
         let rows = start.dim(0)?;
         let guided = options.guidance_scale > 1.0;
         let both = if guided { Conditions::cat(&[negatives, prompts])? } else { prompts.clone() }; // [uncond | cond]
+        let reader = unet.reading(&both);
         let mut predict = |x: &Tensor, t: f32| -> Result<Tensor> {
+            let eps = reader.forward(x, &vec![t; rows])?;
             if !guided {
-                return unet.forward(x, &vec![t; rows], &both);
+                return Ok(eps);
             }
-            let eps = unet.forward(&Tensor::cat(&[x, x], 0)?, &vec![t; 2 * rows], &both)?;
             diffusion::guide(&eps.narrow(0, 0, rows)?, &eps.narrow(0, rows, rows)?, options.guidance_scale)
         };
         let schedule = Schedule::new(&self.scheduler)?;

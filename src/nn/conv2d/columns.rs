@@ -173,9 +173,31 @@ fn in_bands(g: &Geometry, input: &[f32], w: View<'_>, add: bool, maps: &mut [f32
     });
 }
 
-/// `dX = W^T dy`, folded, sample by sample.
+/// `dX = W^T dy`, folded, sample by sample: many samples side by side, few one after the other by all threads.
 pub(super) fn input_gradient(g: &Geometry, dy: &[f32], weight: Values<'_>, dx: &mut [f32]) {
     let (pixels, taps) = (g.out_pixels(), g.taps());
+    if g.batch < SAMPLES {
+        let w = View::new(weight, taps, 1).t();
+        for (dy, dx) in dy.chunks_exact(g.outputs * pixels).zip(dx.chunks_exact_mut(g.in_sample())) {
+            let dy = View::new(dy, pixels, 1);
+            if !needs_columns(g) {
+                matmul((taps, pixels, g.outputs), w, dy, Onto::Nothing, dx);
+                continue;
+            }
+            let mut columns = unwritten(taps * pixels);
+            matmul((taps, pixels, g.outputs), w, dy, Onto::Nothing, &mut columns);
+            let (rows, maps) = (UNFOLDED * g.kernel * g.kernel, UNFOLDED * g.height * g.width);
+            chunks(dx, maps, |i, dx| {
+                dx.fill(0.0);
+                fold(
+                    g,
+                    &columns[i * rows * pixels..][..dx.len() / (g.height * g.width) * g.kernel * g.kernel * pixels],
+                    dx,
+                );
+            });
+        }
+        return;
+    }
     chunks(dx, g.in_sample(), |sample, dx| {
         let dy = View::new(&dy[sample * g.outputs * pixels..][..g.outputs * pixels], pixels, 1);
         let w = View::new(weight, taps, 1).t();

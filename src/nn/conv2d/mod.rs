@@ -308,7 +308,7 @@ impl Convolution {
             match self.way {
                 Way::Direct => direct::convolve(&swapped, dy, kernel, None, &mut dx),
                 Way::Winograd(form) => self.by_points(form, &swapped, dy, kernel, None, &mut dx),
-                Way::Columns if (g.kernel, g.stride, g.padding) == (3, 1, 1) => {
+                Way::Columns if (g.kernel, g.stride, g.padding) == (3, 1, 1) && g.batch >= columns::SAMPLES => {
                     columns::forward(&swapped, dy, kernel.weights(&swapped).as_slice().into(), None, &mut dx);
                 }
                 Way::Columns => columns::input_gradient(g, dy, w, &mut dx),

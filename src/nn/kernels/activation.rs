@@ -68,15 +68,34 @@ fn geglu_inner<const FMA: bool>(x: &[f32], half: usize, out: &mut [f32]) {
     }
 }
 
+/// Elements whose slopes are computed together: arrays, as the compiler makes no vectors of two slices that are written and lie
+/// side by side.
+const LANES: usize = 16;
+
+/// `(dy gelu(g), dy a gelu'(g))`.
+#[inline(always)]
+fn geglu_slopes<const FMA: bool, const L: usize>(a: &[f32; L], g: &[f32; L], dy: &[f32; L]) -> ([f32; L], [f32; L]) {
+    let (mut da, mut dg) = ([0.0; L], [0.0; L]);
+    for l in 0..L {
+        let (cdf, pdf) = normal::<FMA>(g[l]);
+        da[l] = dy[l] * (g[l] * cdf);
+        dg[l] = dy[l] * a[l] * mul_add::<FMA>(g[l], pdf, cdf);
+    }
+    (da, dg)
+}
+
 #[inline(always)]
 fn geglu_grad_inner<const FMA: bool>(x: &[f32], dy: &[f32], half: usize, out: &mut [f32]) {
     for ((x, dy), out) in x.chunks_exact(2 * half).zip(dy.chunks_exact(half)).zip(out.chunks_exact_mut(2 * half)) {
         let (a, g) = x.split_at(half);
         let (da, dg) = out.split_at_mut(half);
-        for ((((da, dg), &a), &g), &dy) in da.iter_mut().zip(dg).zip(a).zip(g).zip(dy) {
-            let (cdf, pdf) = normal::<FMA>(g);
-            *da = dy * (g * cdf);
-            *dg = dy * a * mul_add::<FMA>(g, pdf, cdf);
+        let ((da, da_rest), (dg, dg_rest)) = (da.as_chunks_mut(), dg.as_chunks_mut());
+        let ((a, a_rest), (g, g_rest), (dy, dy_rest)) = (a.as_chunks(), g.as_chunks(), dy.as_chunks());
+        for ((((da, dg), a), g), dy) in da.iter_mut().zip(dg).zip(a).zip(g).zip(dy) {
+            (*da, *dg) = geglu_slopes::<FMA, LANES>(a, g, dy);
+        }
+        for ((((da, dg), a), g), dy) in da_rest.iter_mut().zip(dg_rest).zip(a_rest).zip(g_rest).zip(dy_rest) {
+            ([*da], [*dg]) = geglu_slopes::<FMA, 1>(&[*a], &[*g], &[*dy]);
         }
     }
 }
@@ -85,11 +104,12 @@ fn geglu_grad_inner<const FMA: bool>(x: &[f32], dy: &[f32], half: usize, out: &m
 fn geglu_grad_over_inner<const FMA: bool>(x: &mut [f32], dy: &[f32], half: usize) {
     for (x, dy) in x.chunks_exact_mut(2 * half).zip(dy.chunks_exact(half)) {
         let (a, g) = x.split_at_mut(half);
-        for ((a, g), &dy) in a.iter_mut().zip(g).zip(dy) {
-            let (cdf, pdf) = normal::<FMA>(*g);
-            let slope = dy * *a * mul_add::<FMA>(*g, pdf, cdf);
-            *a = dy * (*g * cdf);
-            *g = slope;
+        let ((a, a_rest), (g, g_rest), (dy, dy_rest)) = (a.as_chunks_mut(), g.as_chunks_mut(), dy.as_chunks());
+        for ((a, g), dy) in a.iter_mut().zip(g).zip(dy) {
+            (*a, *g) = geglu_slopes::<FMA, LANES>(a, g, dy);
+        }
+        for ((a, g), dy) in a_rest.iter_mut().zip(g_rest).zip(dy_rest) {
+            ([*a], [*g]) = geglu_slopes::<FMA, 1>(&[*a], &[*g], &[*dy]);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! `down_blocks`, `mid_block`, `up_blocks`.
 
 use super::UnetConfig;
+use super::context::Context;
 use super::resnet::{Downsample, ResnetBlock, Upsample};
 use super::transformer::Transformer2d;
-use crate::nn::{ParamPath, concat_channels, release};
+use crate::nn::{ParamPath, concat_channels, release, repeat_rows};
 use crate::{Error, Result};
 use candle_core::Tensor;
 
@@ -58,7 +59,7 @@ impl DownBlock {
         j: usize,
         x: &Tensor,
         temb: &Tensor,
-        context: &Tensor,
+        context: &Context,
         skips: &mut Vec<Tensor>,
     ) -> Result<Tensor> {
         let mut x = self.resnets[j].forward(x, temb)?;
@@ -95,7 +96,7 @@ impl MidBlock {
     }
 
     /// `(B, C, H, W)` -> the same.
-    pub fn forward(&self, x: &Tensor, temb: &Tensor, context: &Tensor) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, temb: &Tensor, context: &Context) -> Result<Tensor> {
         let x = self.resnets[0].forward(x, temb)?;
         self.resnets[1].forward(&self.attention.forward(&x, context)?, temb)
     }
@@ -140,11 +141,11 @@ impl UpBlock {
         j: usize,
         x: &Tensor,
         temb: &Tensor,
-        context: &Tensor,
+        context: &Context,
         skips: &mut Vec<Tensor>,
     ) -> Result<Tensor> {
         let skip = skips.pop().ok_or_else(|| Error::Weights("the UNet has more up resnets than skips".into()))?;
-        let both = concat_channels(x, &skip)?; // (B, in + skip, H, W)
+        let both = concat_channels(x, &repeat_rows(&skip, x.dim(0)?)?)?; // (B, in + skip, H, W)
         let h = self.resnets[j].forward(&both, temb)?;
         release(x.clone())?;
         match self.attentions.get(j) {

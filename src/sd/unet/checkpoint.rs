@@ -6,8 +6,9 @@
 //! in `h`, `temb`, the skips that it took and its parameters are those of the scalar `<h', g'>` (plus the same for its skips).
 //! At most one piece's graph is in memory. Nothing before the first trainable parameter is computed again.
 
+use super::context::Context;
 use super::{AddedConditions, Stage, Unet};
-use crate::nn::{Gradients, ParamStore, complete, gather, on_deep_stack, record, total};
+use crate::nn::{Gradients, ParamStore, complete, gather, on_deep_stack, record, repeat_rows, total};
 use crate::sd::Conditions;
 use crate::{Error, Result};
 use candle_core::{Tensor, Var};
@@ -17,7 +18,7 @@ pub struct Tape<'u> {
     unet: &'u Unet,
     t: Vec<f32>,
     added: Option<AddedConditions>,
-    context: Tensor,
+    context: Context,
     temb: Tensor,
     pieces: Vec<Piece>,
     prediction: Var,
@@ -49,13 +50,16 @@ impl Unet {
         conditions: impl Into<Conditions>,
     ) -> Result<(Tensor, Tape<'_>)> {
         let Conditions { context, added } = &conditions.into();
-        self.check_operands(x, t, context)?;
-        let temb = self.embed(t, added.as_ref(), x.device())?.detach();
+        let context = Context::new(&context.detach());
+        self.check_operands(x, t, &context)?;
+        let rows = context.rows()?;
+        let (x, t) = (repeat_rows(x, rows)?, t.repeat(rows / t.len().max(1)));
+        let temb = self.embed(&t, added.as_ref(), x.device())?.detach();
         let (mut h, mut skips, mut pieces) = (x.detach(), Vec::<Tensor>::new(), Vec::new());
         let mut most = 0;
         for stage in self.stages() {
             let had = skips.clone();
-            let out = self.run(stage, &h, &temb, context, &mut skips)?.detach();
+            let out = self.run(stage, &h, &temb, &context, &mut skips)?.detach();
             skips.iter_mut().for_each(|skip| *skip = skip.detach());
             let taken = had[skips.len().min(had.len())..].to_vec();
             pieces.push(Piece { stage, h, taken, before: had.len(), after: skips.len() });
@@ -63,16 +67,7 @@ impl Unet {
             h = out;
         }
         let prediction = Var::from_tensor(&h)?;
-        let tape = Tape {
-            unet: self,
-            t: t.to_vec(),
-            added: added.clone(),
-            context: context.detach(),
-            temb,
-            pieces,
-            prediction,
-            skips: most,
-        };
+        let tape = Tape { unet: self, t, added: added.clone(), context, temb, pieces, prediction, skips: most };
         Ok((tape.prediction.as_tensor().clone(), tape))
     }
 }

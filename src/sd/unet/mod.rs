@@ -3,6 +3,7 @@
 mod blocks;
 mod checkpoint;
 mod config;
+mod context;
 mod embeddings;
 mod footprint;
 mod resnet;
@@ -10,10 +11,11 @@ mod transformer;
 
 pub use checkpoint::{Tape, backward_through};
 pub use config::{OneOrEach, UnetConfig};
+use context::Context;
 pub use embeddings::{AddedConditions, sinusoid};
 pub use footprint::Footprint;
 
-use crate::nn::{Conv2d, GroupNorm, LoadReport, ParamPath, ParamStore, silu};
+use crate::nn::{Conv2d, GroupNorm, LoadReport, ParamPath, ParamStore, repeat_rows, silu};
 use crate::sd::Conditions;
 use crate::{Error, Result};
 use blocks::{DownBlock, MidBlock, UpBlock};
@@ -63,30 +65,43 @@ impl Unet {
         })
     }
 
-    /// Predicts the noise (or v) in `x`.
+    /// Predicts the noise (or v) in `x`, under one or several texts.
     ///
     /// # Shape
     /// `x` `(B, in, H, W)`, a timestep for each row (fractions allowed), conditions with a context
-    /// `(B, tokens, cross_attention_dim)` -> `(B, out, H, W)`. `H` and `W` must be multiples of `2^(levels - 1)`.
+    /// `(n B, tokens, cross_attention_dim)`, the first text of every row before the second -> `(n B, out, H, W)`. `H` and `W` must be
+    /// multiples of `2^(levels - 1)`. What comes before the first cross-attention is computed once for all texts of a row, as long as
+    /// the timestep's embedding has nothing of the text (as in SDXL).
     ///
     /// # Errors
     /// If these do not fit each other, or an SDXL model gets no pooled text.
     pub fn forward(&self, x: &Tensor, t: &[f32], conditions: impl Into<Conditions>) -> Result<Tensor> {
         let Conditions { context, added } = &conditions.into();
+        self.predict(x, t, &Context::new(context), added.as_ref())
+    }
+
+    /// The network with conditions that stay the same over many steps: what cross-attention makes of the text is made once. Only for
+    /// networks that do not change meanwhile and keep no graph.
+    pub fn reading(&self, conditions: &Conditions) -> Reader<'_> {
+        Reader { unet: self, context: Context::remembering(&conditions.context), added: conditions.added.clone() }
+    }
+
+    fn predict(&self, x: &Tensor, t: &[f32], context: &Context, added: Option<&AddedConditions>) -> Result<Tensor> {
         self.check_operands(x, t, context)?;
-        let temb = self.embed(t, added.as_ref(), x.device())?;
-        let (mut h, mut skips) = (x.clone(), Vec::new());
+        let rows = context.rows()?;
+        let temb = self.embed(&t.repeat(rows / t.len().max(1)), added, x.device())?;
+        let (mut h, mut skips) = (if added.is_none() { x.clone() } else { repeat_rows(x, rows)? }, Vec::new());
         for stage in self.stages() {
             h = self.run(stage, &h, &temb, context, &mut skips)?;
         }
         Ok(h)
     }
 
-    fn check_operands(&self, x: &Tensor, t: &[f32], context: &Tensor) -> Result<()> {
+    fn check_operands(&self, x: &Tensor, t: &[f32], context: &Context) -> Result<()> {
         let (batch, _, height, width) = x.dims4()?;
         let multiple = 1 << (self.down_blocks.len() - 1);
-        if t.len() != batch || context.dim(0)? != batch {
-            let rows = context.dim(0)?;
+        let rows = context.rows()?;
+        if t.len() != batch || rows == 0 || !rows.is_multiple_of(batch) {
             return Err(Error::Usage(format!("{batch} latents, {} timesteps and {rows} texts do not match", t.len())));
         }
         if height % multiple != 0 || width % multiple != 0 {
@@ -122,7 +137,7 @@ impl Unet {
         stage: Stage,
         h: &Tensor,
         temb: &Tensor,
-        context: &Tensor,
+        context: &Context,
         skips: &mut Vec<Tensor>,
     ) -> Result<Tensor> {
         match stage {
@@ -138,6 +153,23 @@ impl Unet {
             Stage::Upsample(i) => self.up_blocks[i].upsample(h),
             Stage::Out => self.conv_out.forward_leaving(&self.conv_norm_out.forward_silu(h)?),
         }
+    }
+}
+
+/// A network and what it is told in every step, as [`Unet::reading`] says.
+pub struct Reader<'u> {
+    unet: &'u Unet,
+    context: Context,
+    added: Option<AddedConditions>,
+}
+
+impl Reader<'_> {
+    /// As [`Unet::forward`].
+    ///
+    /// # Errors
+    /// As [`Unet::forward`].
+    pub fn forward(&self, x: &Tensor, t: &[f32]) -> Result<Tensor> {
+        self.unet.predict(x, t, &self.context, self.added.as_ref())
     }
 }
 

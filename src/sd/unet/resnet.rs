@@ -36,10 +36,13 @@ impl ResnetBlock {
     }
 
     /// # Shape
-    /// `x` `(B, in, H, W)`, `silu_temb` `(B, time_features)` (SiLU already applied) -> `(B, out, H, W)`.
+    /// `x` `(B, in, H, W)`, `silu_temb` `(B, time_features)` (SiLU already applied; of more rows the first `B` are meant) ->
+    /// `(B, out, H, W)`.
     pub fn forward(&self, x: &Tensor, silu_temb: &Tensor) -> Result<Tensor> {
+        let rows = x.dim(0)?;
+        let of_rows = if silu_temb.dim(0)? > rows { silu_temb.narrow(0, 0, rows)? } else { silu_temb.clone() };
         let convolved = self.conv1.forward_releasing(self.norm1.forward_silu(x)?)?;
-        let h = add_per_channel(&convolved, &self.time_emb_proj.forward(silu_temb)?)?;
+        let h = add_per_channel(&convolved, &self.time_emb_proj.forward(&of_rows)?)?;
         release(convolved)?;
         let h = self.conv2.forward_releasing(self.norm2.forward_silu_over(h)?)?;
         let sum = match &self.conv_shortcut {

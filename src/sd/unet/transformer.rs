@@ -1,13 +1,15 @@
 //! `Transformer2DModel`: self-attention, cross-attention to the text, feed-forward, over the pixels of a feature map.
 
+use super::context::{Context, Keys};
 use crate::Result;
 use crate::nn::{
-    Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention, from_tokens, geglu_over, release, to_tokens,
+    Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention, from_tokens, geglu_over, release, repeat_rows,
+    to_tokens,
 };
-use candle_core::Tensor;
+use candle_core::{Tensor, TensorId};
 
 /// `attn1` (pixels to pixels) or `attn2` (pixels to text tokens).
-struct Attention {
+pub(super) struct Attention {
     to_q: Linear,
     to_k: Linear,
     to_v: Linear,
@@ -31,9 +33,19 @@ impl Attention {
         [&self.to_q, &self.to_k, &self.to_v].into_iter().any(Linear::is_trainable)
     }
 
-    /// Shape: `x` `(B, S, channels)`, `context` `(B, T, context)` -> `(B, S, channels)`.
-    fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
-        let (q, k, v) = (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
+    /// What tells it from all others.
+    pub(super) fn id(&self) -> TensorId {
+        self.to_k.id()
+    }
+
+    /// Shape: `context` `(B, T, context)` -> keys and values, `(B, T, channels)` each.
+    pub(super) fn keys(&self, context: &Tensor) -> Result<Keys> {
+        Ok((self.to_k.forward(context)?, self.to_v.forward(context)?))
+    }
+
+    /// Shape: `x` `(B, S, channels)`, keys and values `(B, T, channels)` -> `(B, S, channels)`.
+    fn forward(&self, x: &Tensor, (k, v): Keys) -> Result<Tensor> {
+        let q = self.to_q.forward(x)?;
         self.to_out.forward(&attention(&q, &k, &v, self.heads, false)?)
     }
 }
@@ -88,14 +100,16 @@ impl TransformerBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
         let normed = self.norm1.forward(x)?;
-        let x = add_last(x, self.attn1.forward(&normed, &normed)?)?;
+        let x = add_last(x, self.attn1.forward(&normed, self.attn1.keys(&normed)?)?)?;
         if !self.attn1.reads_input() {
             release(normed)?;
         }
+        // from here on every text of a row has a row of its own
+        let x = repeat_rows(&x, context.rows()?)?;
         let normed = self.norm2.forward(&x)?;
-        let x = add_last(&x, self.attn2.forward(&normed, context)?)?;
+        let x = add_last(&x, self.attn2.forward(&normed, context.keys(&self.attn2)?)?)?;
         if !self.attn2.reads_input() {
             release(normed)?;
         }
@@ -148,8 +162,8 @@ impl Transformer2d {
         })
     }
 
-    /// Shape: `x` `(B, C, H, W)`, `context` `(B, T, context)` -> `(B, C, H, W)`.
-    pub fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+    /// Shape: `x` `(B, C, H, W)`, `context` of `n B` rows -> `(n B, C, H, W)`.
+    pub fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
         let (_, _, height, width) = x.dims4()?;
         let normed = self.norm.forward(x)?;
         let mut h = match &self.proj_in {
@@ -181,6 +195,6 @@ impl Transformer2d {
                 map
             }
         };
-        add_last(x, h)
+        add_last(&repeat_rows(x, h.dim(0)?)?, h)
     }
 }

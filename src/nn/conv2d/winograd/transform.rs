@@ -35,7 +35,7 @@ fn outputs_of<P: Points<OUT, IN>, const OUT: usize, const IN: usize>(
 ) {
     let Place { order, first, inputs: (first_input, last_input) } = place;
     // vectors of outputs do not straddle panels
-    let step = LANES.min(order.columns());
+    let (step, len) = (LANES.min(order.columns()), order.len());
     let mut taps = [[0.0; LANES]; 9 * INPUTS];
     for c in (from..to).step_by(LANES) {
         let width = LANES.min(order.width() - (c - first));
@@ -51,13 +51,21 @@ fn outputs_of<P: Points<OUT, IN>, const OUT: usize, const IN: usize>(
                         half[i][column] = points[i];
                     }
                 }
+                // where they lie is the same in every point, and costs more to find than to write there
+                let mut places = [0; LANES / 4];
+                for (place, l) in places.iter_mut().zip((0..width).step_by(step)) {
+                    *place = order.at(input - first_input, c - first + l);
+                }
                 for (i, h) in half.iter().enumerate() {
                     for (j, point) in P::kernel::<LANES>([&h[0], &h[1], &h[2]]).iter().enumerate() {
-                        for l in (0..width).step_by(step) {
+                        for (place, l) in places.into_iter().zip((0..width).step_by(step)) {
                             let count = step.min(width - l);
-                            let at = (i * IN + j) * order.len() + order.at(input - first_input, c - first + l);
                             // SAFETY: what belongs to these outputs is this task's alone; `slice` checks the bounds.
-                            unsafe { points.slice(at, count) }.copy_from_slice(&point[l..l + count]);
+                            let to = unsafe { points.slice((i * IN + j) * len + place, count) };
+                            match to.first_chunk_mut() {
+                                Some(to) => *to = *point,
+                                None => to.copy_from_slice(&point[l..l + count]),
+                            }
                         }
                     }
                 }

@@ -1,9 +1,9 @@
 //! The gradients of an attention, tile by tile from the saved log-sum-exp.
 //!
 //! Scores are computed panel by panel of keys, the keys innermost: `P` and `dS` come out of their products in the very order in
-//! which `dv^T = dout^T P` and `dk^T = q^T dS` read their right operands. Only for `dq = dS k` they are copied, into tiles.
+//! which `dv^T = dout^T P` and `dk^T = q^T dS` read their right operands, and `dq = dS k` its left one.
 
-use super::{Shape, packed};
+use super::{LANES, Shape, packed};
 use crate::nn::kernels::gemm::{Onto, Order, Panels, Tiles};
 use crate::nn::kernels::math::{exp, sum2};
 use crate::nn::kernels::parallel::{SharedMut, chunks, grown, sum_parts, tasks, zeros};
@@ -28,8 +28,10 @@ struct Scratch {
     rows: Vec<f32>,
     /// Packed keys and values.
     right: [Vec<f32>; 3],
-    /// Packed queries and their gradients, in either direction, and the gradients of the scores.
-    left: [Vec<f32>; 5],
+    /// Packed queries and their gradients.
+    left: [Vec<f32>; 2],
+    /// The same as features by queries, of a whole head.
+    columns: [Vec<f32>; 2],
     /// The gradients of keys and values, features by keys.
     sums: [Vec<f32>; 2],
 }
@@ -40,12 +42,23 @@ thread_local! {
 
 #[inline(always)]
 fn probabilities_inner<const FMA: bool>(width: usize, hidden: Option<(usize, usize)>, lse: &[f32], scores: &mut [f32]) {
-    for (i, (row, &lse)) in scores.chunks_exact_mut(width).zip(lse).enumerate() {
+    match width {
+        32 => probabilities_of::<FMA, 32>(hidden, lse, scores),
+        16 => probabilities_of::<FMA, 16>(hidden, lse, scores),
+        8 => probabilities_of::<FMA, 8>(hidden, lse, scores),
+        _ => probabilities_of::<FMA, LANES>(hidden, lse, scores),
+    }
+}
+
+/// The probabilities of `W` keys side by side.
+#[inline(always)]
+fn probabilities_of<const FMA: bool, const W: usize>(hidden: Option<(usize, usize)>, lse: &[f32], scores: &mut [f32]) {
+    for (i, (row, &lse)) in scores.as_chunks_mut::<W>().0.iter_mut().zip(lse).enumerate() {
         for x in row.iter_mut() {
             *x = exp::<FMA>(*x - lse);
         }
         if let Some((q0, k0)) = hidden {
-            row[(q0 + i + 1).saturating_sub(k0).min(width)..].fill(0.0);
+            row[(q0 + i + 1).saturating_sub(k0).min(W)..].fill(0.0);
         }
     }
 }
@@ -58,9 +71,19 @@ dispatched! {
 
 #[inline(always)]
 fn score_grads_inner<const FMA: bool>(width: usize, scale: f32, p: &[f32], delta: &[f32], dp: &mut [f32]) {
-    for ((p, dp), &delta) in p.chunks_exact(width).zip(dp.chunks_exact_mut(width)).zip(delta) {
-        for (dp, &p) in dp.iter_mut().zip(p) {
-            *dp = p * ((*dp - delta) * scale);
+    match width {
+        32 => score_grads_of::<32>(scale, p, delta, dp),
+        16 => score_grads_of::<16>(scale, p, delta, dp),
+        8 => score_grads_of::<8>(scale, p, delta, dp),
+        _ => score_grads_of::<LANES>(scale, p, delta, dp),
+    }
+}
+
+#[inline(always)]
+fn score_grads_of<const W: usize>(scale: f32, p: &[f32], delta: &[f32], dp: &mut [f32]) {
+    for ((p, dp), &delta) in p.as_chunks::<W>().0.iter().zip(dp.as_chunks_mut::<W>().0).zip(delta) {
+        for l in 0..W {
+            dp[l] = p[l] * ((dp[l] - delta) * scale);
         }
     }
 }
@@ -140,7 +163,15 @@ struct Given<'a> {
 impl Given<'_> {
     /// What up to [`KEY_TASK`] keys from `first` on of one head of one sample add to the three gradients.
     fn keys(&self, (b, h): (usize, usize), first: usize, scratch: &mut Scratch, to: [SharedMut; 3]) {
-        let end = self.shape.t.min(first + KEY_TASK);
+        let &Self { shape, saved, dout, wanted: [_, want_k, want_v], .. } = self;
+        let (s, d) = (shape.s, shape.d);
+        let sides = [(saved.q, want_k), (dout, want_v)];
+        for ((x, wanted), packed) in sides.into_iter().zip(&mut scratch.columns) {
+            if wanted {
+                Tiles::pack_parts(shape.head(x, (b, h), s, 0).t(), (d, s), QUERIES, packed);
+            }
+        }
+        let end = shape.t.min(first + KEY_TASK);
         for k0 in (first..end).step_by(KEYS) {
             self.block((b, h), k0, KEYS.min(end - k0), scratch, to);
         }
@@ -157,7 +188,7 @@ impl Given<'_> {
     ) {
         let &Self { shape, saved, dout, wanted: [want_q, want_k, want_v], .. } = self;
         let Shape { heads, s, t, d, .. } = *shape;
-        let Scratch { probabilities: p_buffer, grads, rows, right, left, sums } = scratch;
+        let Scratch { probabilities: p_buffer, grads, rows, right, left, columns, sums } = scratch;
         let [key, value, key_rows] = right;
         let of_keys = |x| shape.head(x, (b, h), t, k0);
         let key = packed(of_keys(saved.k).t(), d, keys, key);
@@ -172,10 +203,10 @@ impl Given<'_> {
                 continue;
             }
             let (query, grad) = (shape.head(saved.q, (b, h), s, q0), shape.head(dout, (b, h), s, q0));
-            let [a, b_, c, e, ds] = left.each_mut();
+            let [a, b_] = left.each_mut();
             let (query_rows, grad_rows) = (Tiles::pack(query, n, d, a), Tiles::pack(grad, n, d, b_));
-            let query = want_k.then(|| Tiles::pack(query.t(), d, n, c));
-            let grad = want_v.then(|| Tiles::pack(grad.t(), d, n, e));
+            let query = want_k.then(|| Tiles::part(&columns[0], d, q0, n));
+            let grad = want_v.then(|| Tiles::part(&columns[1], d, q0, n));
             let (row_lse, row_delta) = grown(rows, 2 * n).split_at_mut(n);
             for i in 0..n {
                 let at = (b * s + q0 + i) * heads + h;
@@ -208,7 +239,7 @@ impl Given<'_> {
             }
             onto = Onto::Before;
             if let Some(key_rows) = key_rows {
-                let ds = Tiles::pack_panels(grads, n, keys, ds);
+                let ds = Tiles::in_panels(grads, n, keys);
                 let dst = to_q.at((b * s + q0) * shape.width() + h * d, (n - 1) * shape.width() + d);
                 // SAFETY: these queries of this head, in this task's part of `dq`, belong to this task alone.
                 unsafe { key_rows.times((0, d), ds, dst, shape.width(), Onto::Before, 1.0) };

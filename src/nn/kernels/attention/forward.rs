@@ -3,7 +3,7 @@
 //! Scores are kept with the queries innermost: `S^T = K Q^T` comes out of the matrix product in the very order in which the next
 //! one, `O^T = V^T P^T`, reads its right operand, and maxima and sums over keys run down vectors of queries.
 
-use super::{Shape, packed};
+use super::{LANES, Shape, packed};
 use crate::nn::kernels::gemm::{Onto, Order, Panels, Tiles, transpose_onto};
 use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::math::exp;
@@ -17,9 +17,6 @@ use std::ops::Range;
 const KEYS: usize = 384;
 /// Queries of a task, which share the packed keys and values.
 const QUERIES: usize = 512;
-/// Queries whose softmax is computed together.
-const LANES: usize = 4;
-
 /// The buffers of a thread, kept from task to task: to map and unmap them each time costs more than the work.
 #[derive(Default)]
 struct Scratch {

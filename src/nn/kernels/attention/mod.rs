@@ -9,6 +9,9 @@ use super::parallel::grown;
 pub use backward::{Saved, backward};
 pub use forward::forward;
 
+/// Columns of the narrowest panel: queries whose softmax is computed together.
+const LANES: usize = 4;
+
 /// The sizes of an attention and its mask.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {

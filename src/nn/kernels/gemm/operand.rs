@@ -57,6 +57,17 @@ impl Order {
     pub(super) unsafe fn fill(self, b: View<'_>, part: usize, (from, to): (usize, usize), packed: SharedMut) {
         let depth = depth(self.k);
         let rows = depth.min(self.k - part * depth);
+        let mut from = from;
+        if b.parts().2 == 1 {
+            // neighbours go to one panel after the other
+            let count = (to.min(self.n) - from) / self.columns() * self.columns();
+            if count > self.columns() {
+                let place = packed.at(self.at(part * depth, from), rows * count);
+                // SAFETY: the caller vouches for `b` and the panels.
+                unsafe { pack(self.path, b.from(part * depth, from).t(), (count, rows), place, self.columns()) };
+                from += count;
+            }
+        }
         for j in (from..to).step_by(self.columns()) {
             let count = self.columns().min(self.n - j);
             let pitch = count.next_multiple_of(self.path.lanes());
@@ -200,9 +211,10 @@ impl<'a> Panels<'a> {
         self.check(from, n, onto);
         assert!(a.k == k && a.path == path, "the operands do not fit");
         for p in (0..k).step_by(depth(k)) {
-            let left = match a.rows {
-                None => Left::Tiles(a.values[p * a.m..].as_ptr()),
-                Some(apart) => Left::Rows(a.values[p..].as_ptr(), apart),
+            let left = match a.place {
+                Place::Tiles => Left::Tiles(a.values[p * a.m..].as_ptr()),
+                Place::Rows(apart) => Left::Rows(a.values[p..].as_ptr(), apart),
+                Place::Panels => Left::Panels { at: a.values.as_ptr(), rows: a.m, row: 0 },
             };
             // SAFETY: the operands are as large as their sizes say; the caller vouches for `dst`.
             unsafe { self.part(p, (a.m, from, n), left, dst, stride, onto, scale).run(path) };
@@ -210,15 +222,23 @@ impl<'a> Panels<'a> {
     }
 }
 
-/// A left operand, packed in tiles, part after part of the inner dimension; or rows that are read where they lie.
+/// A left operand, packed in tiles, part after part of the inner dimension; or rows or panels that are read where they lie.
 #[derive(Clone, Copy)]
 pub struct Tiles<'a> {
     path: Instructions,
     m: usize,
     k: usize,
     values: &'a [f32],
-    /// How far the rows are apart that are not packed.
-    rows: Option<usize>,
+    place: Place,
+}
+
+/// How the elements of a left operand lie.
+#[derive(Clone, Copy)]
+enum Place {
+    Tiles,
+    /// Rows that are so far apart.
+    Rows(usize),
+    Panels,
 }
 
 impl<'a> Tiles<'a> {
@@ -227,7 +247,7 @@ impl<'a> Tiles<'a> {
         assert!(a.has(m, k), "the left matrix is too small");
         let path = Instructions::used();
         if let Some((values, apart)) = readable(path, a) {
-            return Self { path, m, k, values, rows: Some(apart) };
+            return Self { path, m, k, values, place: Place::Rows(apart) };
         }
         let values = grown(buffer, m * k + SLACK).as_mut_ptr();
         for p in (0..k).step_by(depth(k)) {
@@ -235,7 +255,7 @@ impl<'a> Tiles<'a> {
             // SAFETY: just checked; the buffer is as long as asked for, and parts are written in order.
             unsafe { tiles(path, a.from(0, p), (m, depth), values.add(p * m)) };
         }
-        Self { path, m, k, values: buffer, rows: None }
+        Self { path, m, k, values: buffer, place: Place::Tiles }
     }
 
     /// Puts row-major values, `m` rows of `k`, `apart` from each other, where they lie into the order in which
@@ -255,28 +275,34 @@ impl<'a> Tiles<'a> {
     pub fn arranged(values: &'a [f32], (m, k): (usize, usize), apart: usize) -> Self {
         assert!(k <= apart && m * apart <= values.len() && depth(k) == k, "the left matrix is too small");
         let path = Instructions::used();
-        let rows = readable(path, View::new(values, apart, 1)).map(|(_, apart)| apart);
-        Self { path, m, k, values, rows }
+        let rows = readable(path, View::new(values, apart, 1)).map(|(_, apart)| Place::Rows(apart));
+        Self { path, m, k, values, place: rows.unwrap_or(Place::Tiles) }
     }
 
-    /// The same of an operand that lies in panels of [`Panels::columns`] columns, one after the other, each `m` rows of whole
-    /// vectors; of a `k` that is summed in registers at once.
-    pub fn pack_panels(panels: &[f32], m: usize, k: usize, buffer: &'a mut Vec<f32>) -> Self {
+    /// An operand that lies in panels of [`Panels::columns`] columns, one after the other, each `m` rows of whole vectors; of a `k`
+    /// that is summed in registers at once.
+    pub fn in_panels(values: &'a [f32], m: usize, k: usize) -> Self {
         let path = Instructions::used();
-        assert!(depth(k) == k, "panels of an inner dimension that is cut");
+        let fits = k.next_multiple_of(path.lanes()) * m <= values.len();
+        assert!(fits && depth(k) == k, "panels that are too small, or of an inner dimension that is cut");
+        Self { path, m, k, values, place: Place::Panels }
+    }
+
+    /// Packs parts of `part` columns of `a`, `m x k`, one after the other into a buffer that grows as needed; each is a left operand of
+    /// its own, [`Tiles::part`].
+    pub fn pack_parts(a: View<'_>, (m, k): (usize, usize), part: usize, buffer: &mut Vec<f32>) {
+        assert!(a.has(m, k) && depth(part) == part, "the left matrix is too small, or its parts too long");
         let values = grown(buffer, m * k + SLACK).as_mut_ptr();
-        for i in (0..m).step_by(path.rows()) {
-            let rows = path.rows().min(m - i);
-            for at in (0..k).step_by(path.columns()) {
-                let count = path.columns().min(k - at);
-                let width = count.next_multiple_of(path.lanes());
-                let panel = View::new(&panels[at * m..][..m * width], width, 1);
-                // SAFETY: the panel is as large as that; tiles are written in order, so that what a part writes too far is
-                // overwritten by the next.
-                unsafe { pack(path, panel.from(i, 0), (rows, count), values.add(i * k + at * rows), rows) };
-            }
+        for p in (0..k).step_by(part) {
+            // SAFETY: just checked; the buffer is as long as asked for, and parts are written in order.
+            unsafe { tiles(Instructions::used(), a.from(0, p), (m, part.min(k - p)), values.add(p * m)) };
         }
-        Self { path, m, k, values: buffer, rows: None }
+    }
+
+    /// The part from column `p` on, of `k` columns, that [`Tiles::pack_parts`] packed.
+    pub fn part(values: &'a [f32], m: usize, p: usize, k: usize) -> Self {
+        let values = &values[p * m..][..m * k];
+        Self { path: Instructions::used(), m, k, values, place: Place::Tiles }
     }
 }
 

@@ -13,6 +13,9 @@ use half::f16;
 /// to whole vectors, what lies after a group is written and then overwritten by the next; the last reaches `SLACK` elements
 /// past the end.
 ///
+/// More rows than `pitch`, in a view whose rows are neighbours, are several panels of `pitch`, a multiple of whole vectors of which
+/// `count` is one in turn: `to[(i / pitch * k + p) * pitch + i % pitch]`.
+///
 /// # Safety
 /// The view must have `count` rows and `k` columns, and `to` room for `k pitch + SLACK` elements.
 pub(super) unsafe fn pack(path: Instructions, from: View<'_>, (count, k): (usize, usize), to: *mut f32, pitch: usize) {
@@ -125,6 +128,22 @@ unsafe fn group<T: Vector, N: Number>(
 ) {
     // SAFETY: the caller vouches for `count` rows and `k` columns, and for `to`.
     unsafe {
+        if count > pitch {
+            // column by column, as they lie far apart where a matrix is large
+            for p in 0..k {
+                let mut i = 0;
+                while i < count {
+                    let (from, to) = (source.add(p * cs + i), to.add(i * k + p * pitch));
+                    let mut l = 0;
+                    while l < pitch {
+                        N::load::<T>(from.add(l)).store(to.add(l));
+                        l += T::LANES;
+                    }
+                    i += pitch;
+                }
+            }
+            return;
+        }
         if rs == 1 {
             // Neighbours stay neighbours. What is read and written past the last of them lies before the next row's first
             // and is overwritten with it; not so in the last row.

@@ -87,6 +87,9 @@ pub(super) enum Left {
     Tiles(*const f32),
     /// Rows, so far apart, whose elements are neighbours.
     Rows(*const f32, usize),
+    /// From a row on, panels of [`Instructions::columns`] of the inner dimension, one after the other, each so many rows of whole
+    /// vectors.
+    Panels { at: *const f32, rows: usize, row: usize },
 }
 
 impl Left {
@@ -98,6 +101,7 @@ impl Left {
             match self {
                 Self::Tiles(at) => Self::Tiles(at.add(i * k)),
                 Self::Rows(at, apart) => Self::Rows(at.add(i * apart), apart),
+                Self::Panels { at, rows, row } => Self::Panels { at, rows, row: row + i },
             }
         }
     }
@@ -248,6 +252,24 @@ unsafe fn tile<T: Vector, const V: usize, const R: usize>(at: Block<'_>) {
             }
             Left::Rows(mut a, apart) => {
                 for _ in 0..at.k {
+                    step!(a, apart);
+                    a = a.add(1);
+                }
+            }
+            Left::Panels { at: panels, rows, row } => {
+                let wide = WIDE * T::LANES;
+                let mut p = 0;
+                while p + wide <= at.k {
+                    let mut a = panels.add(p * rows + row * wide);
+                    for _ in 0..wide {
+                        step!(a, WIDE * T::LANES);
+                        a = a.add(1);
+                    }
+                    p += wide;
+                }
+                let apart = (at.k - p).next_multiple_of(T::LANES);
+                let mut a = panels.add(p * rows + row * apart);
+                for _ in p..at.k {
                     step!(a, apart);
                     a = a.add(1);
                 }
