@@ -139,17 +139,13 @@ impl CustomOp1 for Pointwise {
 }
 
 /// `y = a gelu(g)`: `da = dy gelu(g)`, `dg = dy a gelu'(g)`.
-struct Geglu {
+pub(super) struct Geglu {
     /// Whether the gradient is written over `x`.
-    over: bool,
+    pub over: bool,
 }
 
-impl CustomOp1 for Geglu {
-    fn name(&self) -> &'static str {
-        "geglu"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+impl Geglu {
+    pub(super) fn forward(x: &CpuStorage, lx: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let x = cpu(x, lx)?;
         let mut shape = lx.dims().to_vec();
         let half = shape.last().map_or(0, |last| last / 2).max(1);
@@ -160,6 +156,16 @@ impl CustomOp1 for Geglu {
         let mut y = unwritten(x.len() / 2);
         chunks(&mut y, rows * half, |i, y| kernel::geglu(&x[2 * i * rows * half..][..2 * y.len()], half, y));
         Ok((CpuStorage::F32(y), Shape::from(shape)))
+    }
+}
+
+impl CustomOp1 for Geglu {
+    fn name(&self) -> &'static str {
+        "geglu"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        Self::forward(x, lx)
     }
 
     #[cfg(feature = "cuda")]
@@ -190,7 +196,7 @@ impl CustomOp1 for Geglu {
 }
 
 /// The gradient of [`Geglu`], written over what it read.
-struct GegluGradOver;
+pub(super) struct GegluGradOver;
 
 impl InplaceOp2 for GegluGradOver {
     fn name(&self) -> &'static str {

@@ -45,6 +45,17 @@ impl Linear {
         self.weight.id()
     }
 
+    /// Of a weight and a bias that are there already.
+    #[cfg(test)]
+    pub(super) fn from_parts(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias, packed: None }
+    }
+
+    /// Weight and bias.
+    pub(super) fn parts(&self) -> (&Tensor, Option<&Tensor>) {
+        (&self.weight, self.bias.as_ref())
+    }
+
     /// Whether its weight is trained.
     pub fn is_trainable(&self) -> bool {
         self.weight.track_op()
@@ -104,7 +115,8 @@ fn reference(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tenso
 }
 
 /// `y = x W^T + b` with `dx = dy W`, `dW = dy^T x`, `db = sum of the rows of dy`, each only for a tracked operand.
-struct Product {
+#[derive(Default)]
+pub(super) struct Product {
     packed: Option<Kept>,
 }
 
@@ -136,17 +148,23 @@ impl Product {
         (CpuStorage::F32(y), Shape::from(shape))
     }
 
-    fn backward(x: &Tensor, weight: &Tensor, dy: &Tensor) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+    /// `dx`, if it is wanted, and `dW`, if the weight is trained.
+    pub(super) fn backward(
+        x: &Tensor,
+        wanted: bool,
+        weight: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         #[cfg(feature = "cuda")]
         if dy.device().is_cuda() {
-            return super::cuda::linear::backward(x, weight, dy);
+            return super::cuda::linear::backward(x, wanted, weight, dy);
         }
         let (outputs, inputs) = weight.dims2()?;
         let rows = x.elem_count() / inputs.max(1);
         let ((sx, lx), (sw, lw), (sd, ld)) =
             (x.storage_and_layout(), weight.storage_and_layout(), dy.storage_and_layout());
         let (w, dy) = (weight_values(&sw, lw)?, slice(&sd, ld)?);
-        let dx = x.track_op().then(|| {
+        let dx = wanted.then(|| {
             let mut dx = unwritten(rows * inputs);
             matmul((rows, inputs, outputs), View::new(dy, outputs, 1), View::new(w, inputs, 1), Onto::Nothing, &mut dx);
             Tensor::from_vec(dx, x.shape(), x.device())
@@ -158,6 +176,21 @@ impl Product {
         let mut dw = vec![0.0; outputs * inputs];
         matmul_tn((outputs, inputs, rows), View::new(dy, outputs, 1), View::new(values, inputs, 1), &mut dw);
         Ok((dx.transpose()?, Some(Tensor::from_vec(dw, weight.shape(), weight.device())?)))
+    }
+
+    /// `db`, if the bias is trained.
+    pub(super) fn bias_gradient(bias: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        if !bias.track_op() {
+            return Ok(None);
+        }
+        #[cfg(feature = "cuda")]
+        if dy.device().is_cuda() {
+            return super::cuda::linear::column_sums(dy, bias.elem_count()).map(Some);
+        }
+        let mut db = vec![0.0; bias.elem_count()];
+        let (sd, ld) = dy.storage_and_layout();
+        column_sums(slice(&sd, ld)?, &mut db);
+        Ok(Some(Tensor::from_vec(db, bias.shape(), bias.device())?))
     }
 }
 
@@ -194,7 +227,7 @@ impl CustomOp2 for Product {
         _: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        Self::backward(x, w, &dy.contiguous()?)
+        Self::backward(x, x.track_op(), w, &dy.contiguous()?)
     }
 }
 
@@ -237,22 +270,8 @@ impl CustomOp3 for Product {
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
-        let (dx, dw) = Self::backward(x, w, &dy)?;
-        #[cfg(feature = "cuda")]
-        if dy.device().is_cuda() {
-            let width = bias.elem_count();
-            let db = bias.track_op().then(|| super::cuda::linear::column_sums(&dy, width)).transpose()?;
-            return Ok((dx, dw, db));
-        }
-        let db = if bias.track_op() {
-            let mut db = vec![0.0; bias.elem_count()];
-            let (sd, ld) = dy.storage_and_layout();
-            column_sums(slice(&sd, ld)?, &mut db);
-            Some(Tensor::from_vec(db, bias.shape(), bias.device())?)
-        } else {
-            None
-        };
-        Ok((dx, dw, db))
+        let (dx, dw) = Self::backward(x, x.track_op(), w, &dy)?;
+        Ok((dx, dw, Self::bias_gradient(bias, &dy)?))
     }
 }
 

@@ -48,6 +48,19 @@ impl Kernel<'_> {
         }
     }
 
+    /// Asks for what [`Kernel::taps_of`] will read.
+    #[inline(always)]
+    pub(super) fn fetch(&self, g: &Geometry, (input, inputs): (usize, usize), (output, outputs): (usize, usize)) {
+        match *self {
+            Self::Forward(w) => {
+                (output..output + outputs).for_each(|o| w.fetch((o * g.inputs + input) * 9, inputs * 9))
+            }
+            Self::Backward(w) => {
+                (input..input + inputs).for_each(|i| w.fetch((i * g.outputs + output) * 9, outputs * 9))
+            }
+        }
+    }
+
     /// All weights, `(out, in, 3, 3)` as seen from this direction.
     pub(super) fn weights(&self, g: &Geometry) -> Vec<f32> {
         let mut weights = unwritten(g.outputs * g.inputs * 9);

@@ -32,8 +32,8 @@ pub fn forward(
     output(&gpu, y, shape)
 }
 
-/// `dx = dy W` and `dW = dy^T x`, each where tracked; `dW` in `f32`.
-pub fn backward(x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+/// `dx = dy W` where it is wanted and `dW = dy^T x` where the weight is tracked, in `f32`.
+pub fn backward(x: &Tensor, wanted: bool, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
     let gpu = Gpu::of(dy)?;
     let (outputs, inputs) = w.dims2()?;
     let elements = x.elem_count();
@@ -41,7 +41,7 @@ pub fn backward(x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, 
     let ((sx, lx), (sw, lw), (sd, ld)) = (x.storage_and_layout(), w.storage_and_layout(), dy.storage_and_layout());
     let dy = input(&sd, ld)?;
     let (mut dx, mut dw) = (None, None);
-    if x.track_op() {
+    if wanted {
         let weight = weight_input(&gpu, &sw, lw)?;
         let half = dy.half || weight.operand.half;
         let gradient = gpu.room(elements, is_half(x))?;

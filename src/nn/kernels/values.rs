@@ -1,5 +1,6 @@
 //! Numbers as they lie in memory.
 
+use super::simd::prefetch;
 use half::{bf16, f16};
 
 /// Without rounding. (`half`'s own asks for NaNs, and is not inlined into the loops.)
@@ -55,6 +56,20 @@ impl<'a> Values<'a> {
             Self::F32(values) => Self::F32(&values[i..]),
             Self::Bf16(values) => Self::Bf16(&values[i..]),
             Self::F16(values) => Self::F16(&values[i..]),
+        }
+    }
+
+    /// Asks for `n` neighbours from `i` on, which will be read soon: where strides are long, the processor does not guess them.
+    #[inline(always)]
+    pub fn fetch(self, i: usize, n: usize) {
+        const LINE: usize = 64;
+        let (at, size) = match self {
+            Self::F32(values) => (values.as_ptr().wrapping_add(i).cast::<u8>(), size_of::<f32>()),
+            Self::Bf16(values) => (values.as_ptr().wrapping_add(i).cast(), size_of::<bf16>()),
+            Self::F16(values) => (values.as_ptr().wrapping_add(i).cast(), size_of::<f16>()),
+        };
+        for byte in (0..n * size).step_by(LINE).chain((n * size).checked_sub(1)) {
+            prefetch(at.wrapping_add(byte));
         }
     }
 

@@ -3,8 +3,8 @@
 use super::context::{Context, Keys};
 use crate::Result;
 use crate::nn::{
-    Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention, from_tokens, geglu_over, release, repeat_rows,
-    to_tokens,
+    Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention, from_tokens, geglu_linear_over, release,
+    repeat_rows, to_tokens,
 };
 use candle_core::{Tensor, TensorId};
 
@@ -73,7 +73,7 @@ impl FeedForward {
 
     /// Nothing else reads `x`.
     fn forward(&self, x: Tensor) -> Result<Tensor> {
-        self.out.forward_releasing(geglu_over(self.proj.forward_releasing(x)?)?)
+        geglu_linear_over(self.proj.forward_releasing(x)?, &self.out)
     }
 }
 

@@ -42,6 +42,8 @@ fn outputs_of<P: Points<OUT, IN>, const OUT: usize, const IN: usize>(
         for some in (first_input..last_input).step_by(INPUTS) {
             let count = INPUTS.min(last_input - some);
             kernel.taps_of(g, (some, count), (c, LANES.min(to - c)), &mut taps);
+            let next = some + count;
+            kernel.fetch(g, (next, INPUTS.min(last_input - next)), (c, LANES.min(to - c)));
             for input in some..some + count {
                 let taps = taps[(input - some) * 9..].first_chunk::<9>().unwrap_or(&[[0.0; LANES]; 9]);
                 let mut half = [[[0.0; LANES]; 3]; IN];

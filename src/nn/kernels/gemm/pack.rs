@@ -13,8 +13,8 @@ use half::f16;
 /// to whole vectors, what lies after a group is written and then overwritten by the next; the last reaches `SLACK` elements
 /// past the end.
 ///
-/// More rows than `pitch`, in a view whose rows are neighbours, are several panels of `pitch`, a multiple of whole vectors of which
-/// `count` is one in turn: `to[(i / pitch * k + p) * pitch + i % pitch]`.
+/// More rows than `pitch`, in a view whose rows are neighbours, are several panels of `pitch`, which is whole vectors and divides
+/// `count`: `to[(i / pitch * k + p) * pitch + i % pitch]`.
 ///
 /// # Safety
 /// The view must have `count` rows and `k` columns, and `to` room for `k pitch + SLACK` elements.

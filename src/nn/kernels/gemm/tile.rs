@@ -8,6 +8,7 @@
 use super::vector::{Avx2, Avx512};
 use super::vector::{Portable, Vector};
 use crate::nn::kernels::instructions::Instructions;
+use crate::nn::kernels::simd::prefetch;
 
 /// Vectors of a panel.
 const WIDE: usize = 2;
@@ -261,6 +262,8 @@ unsafe fn tile<T: Vector, const V: usize, const R: usize>(at: Block<'_>) {
                 let mut p = 0;
                 while p + wide <= at.k {
                     let mut a = panels.add(p * rows + row * wide);
+                    let next = a.wrapping_add(rows * wide);
+                    each!(r < R, { prefetch(next.wrapping_add(r * wide)) });
                     for _ in 0..wide {
                         step!(a, WIDE * T::LANES);
                         a = a.add(1);
