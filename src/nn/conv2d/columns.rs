@@ -2,7 +2,7 @@
 
 use super::Geometry;
 use crate::nn::kernels::gemm::Onto;
-use crate::nn::kernels::matmul::{View, matmul, product};
+use crate::nn::kernels::matmul::{View, matmul, matmul_within, product};
 use crate::nn::kernels::parallel::{SharedMut, chunks, sum_parts, tasks, unwritten};
 use crate::nn::kernels::values::Values;
 use std::borrow::Cow;
@@ -107,12 +107,13 @@ fn needs_columns(g: &Geometry) -> bool {
     g.kernel != 1 || g.stride != 1 || g.padding != 0
 }
 
-/// The columns of one sample, by all threads.
+/// The columns of some maps of one sample, by all threads.
 fn all_columns<'a>(g: &Geometry, sample: &'a [f32]) -> Cow<'a, [f32]> {
     if !needs_columns(g) {
         return Cow::Borrowed(sample);
     }
-    let mut columns = unwritten(g.taps() * g.out_pixels());
+    let channels = sample.len() / (g.height * g.width);
+    let mut columns = unwritten(channels * g.kernel * g.kernel * g.out_pixels());
     let (rows, maps) = (UNFOLDED * g.kernel * g.kernel, UNFOLDED * g.height * g.width);
     chunks(&mut columns, rows * g.out_pixels(), |i, columns| unfold(g, &sample[i * maps..], columns));
     Cow::Owned(columns)
@@ -186,14 +187,10 @@ pub(super) fn input_gradient(g: &Geometry, dy: &[f32], weight: Values<'_>, dx: &
             }
             let mut columns = unwritten(taps * pixels);
             matmul((taps, pixels, g.outputs), w, dy, Onto::Nothing, &mut columns);
-            let (rows, maps) = (UNFOLDED * g.kernel * g.kernel, UNFOLDED * g.height * g.width);
-            chunks(dx, maps, |i, dx| {
+            let (taps, map) = (g.kernel * g.kernel * pixels, g.height * g.width); // of one input
+            chunks(dx, UNFOLDED * map, |i, dx| {
                 dx.fill(0.0);
-                fold(
-                    g,
-                    &columns[i * rows * pixels..][..dx.len() / (g.height * g.width) * g.kernel * g.kernel * pixels],
-                    dx,
-                );
+                fold(g, &columns[i * UNFOLDED * taps..][..dx.len() / map * taps], dx);
             });
         }
         return;
@@ -219,10 +216,17 @@ pub(super) fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32
     let (pixels, taps) = (g.out_pixels(), g.taps());
     let of_sample = |sample: usize| View::new(&dy[sample * g.outputs * pixels..][..g.outputs * pixels], pixels, 1);
     if g.batch < SAMPLES {
+        let (area, map) = (g.kernel * g.kernel, g.height * g.width);
+        let inputs = (BAND / (area * pixels)).next_multiple_of(UNFOLDED).min(g.inputs);
         for (sample, input) in x.chunks_exact(g.in_sample()).enumerate() {
-            let columns = all_columns(g, input);
             let onto = if sample > 0 { Onto::Before } else { Onto::Nothing };
-            matmul((g.outputs, taps, pixels), of_sample(sample), View::new(&columns[..], pixels, 1).t(), onto, dw);
+            // some inputs after others: the columns of all of them are nine times the input
+            for (i, maps) in input.chunks(inputs * map).enumerate() {
+                let columns = all_columns(g, maps);
+                let (first, n) = (i * inputs * area, maps.len() / map * area);
+                let columns = View::new(&columns[..n * pixels], pixels, 1).t();
+                matmul_within((g.outputs, n, pixels), of_sample(sample), columns, onto, &mut dw[first..], taps);
+            }
         }
         return;
     }

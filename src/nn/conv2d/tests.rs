@@ -23,6 +23,7 @@ fn three_by_three_of_stride_one_on_odd_sizes() {
     check(9, 33, 17, [5, 11], 3, 1, 1); // tiles that reach past the map
     check(2, 16, 40, [50, 61], 3, 1, 1); // more tiles than one task
     check(2, 272, 250, [9, 15], 3, 1, 1); // a large kernel
+    check(2, 40, 3, [128, 130], 3, 1, 1); // weight gradients of some inputs after others
 }
 
 #[test]
@@ -60,6 +61,9 @@ fn every_other_geometry() {
     check(2, 3, 4, [7, 5], 3, 2, 1);
     check(2, 3, 4, [8, 6], 3, 2, 1);
     check(1, 3, 4, [9, 7], 3, 2, 0);
+    check(2, 40, 4, [8, 6], 3, 2, 1); // folded by several tasks
+    check(9, 3, 4, [8, 6], 3, 2, 1); // a sample a task
+    check(9, 20, 5, [5, 3], 1, 1, 0);
     check(2, 6, 5, [5, 3], 1, 1, 0);
     check(3, 6, 5, [5, 7], 1, 2, 0); // candle cannot, where the parities of height and width differ
     check(1, 3, 4, [15, 11], 7, 2, 3);

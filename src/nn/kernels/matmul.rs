@@ -89,34 +89,58 @@ fn blocks((m, n, k): (usize, usize, usize), panel: usize) -> (usize, usize) {
 }
 
 /// `out = a b + onto`, row-major, `a` `m x k`, `b` `k x n`.
-pub fn matmul((m, n, k): (usize, usize, usize), a: View<'_>, b: View<'_>, onto: Onto<'_>, out: &mut [f32]) {
+pub fn matmul(sizes: (usize, usize, usize), a: View<'_>, b: View<'_>, onto: Onto<'_>, out: &mut [f32]) {
+    matmul_within(sizes, a, b, onto, out, sizes.1);
+}
+
+/// As [`matmul`], into the first columns of rows that are `stride` apart.
+pub fn matmul_within(
+    (m, n, k): (usize, usize, usize),
+    a: View<'_>,
+    b: View<'_>,
+    onto: Onto<'_>,
+    out: &mut [f32],
+    stride: usize,
+) {
     // packed once, if more than one block of rows reads it
-    if blocks((m, n, k), Instructions::used().columns()).0 < m && !out.is_empty() {
-        return matmul_packed((m, n, k), a, &Packed::new(k, n, b), onto, out);
+    if blocks((m, n, k), Instructions::used().columns()).0 < m && m * n > 0 {
+        return packed_within((m, n, k), a, &Packed::new(k, n, b), onto, (out, stride));
     }
-    by_blocks((m, n, k), onto, out, |(i, j), (height, width), dst, onto| {
+    by_blocks((m, n, k), onto, (out, stride), |(i, j), (height, width), dst, onto| {
         let (a, b) = (a.from(i, 0), b.from(0, j));
         // SAFETY: `by_blocks` gives each block to one task.
-        unsafe { gemm::product(Instructions::used(), (height, width, k), dst, n, onto, a, b, 1.0) };
+        unsafe { gemm::product(Instructions::used(), (height, width, k), dst, stride, onto, a, b, 1.0) };
     });
 }
 
 /// As [`matmul`], of a right operand that was packed before.
-pub fn matmul_packed((m, n, k): (usize, usize, usize), a: View<'_>, b: &Packed, onto: Onto<'_>, out: &mut [f32]) {
-    by_blocks((m, n, k), onto, out, |(i, j), (height, width), dst, onto| {
+pub fn matmul_packed(sizes: (usize, usize, usize), a: View<'_>, b: &Packed, onto: Onto<'_>, out: &mut [f32]) {
+    packed_within(sizes, a, b, onto, (out, sizes.1));
+}
+
+fn packed_within(
+    (m, n, k): (usize, usize, usize),
+    a: View<'_>,
+    b: &Packed,
+    onto: Onto<'_>,
+    (out, stride): (&mut [f32], usize),
+) {
+    by_blocks((m, n, k), onto, (out, stride), |(i, j), (height, width), dst, onto| {
         // SAFETY: as above.
-        unsafe { b.panels().multiply((height, j, width), a.from(i, 0), dst, n, onto, 1.0) };
+        unsafe { b.panels().multiply((height, j, width), a.from(i, 0), dst, stride, onto, 1.0) };
     });
 }
 
-/// `f(where it begins, rows and columns, where they go, onto what)` for each block of an `m x n` result, side by side.
+/// `f(where it begins, rows and columns, where they go, onto what)` for each block of an `m x n` result, whose rows are so far apart, side by
+/// side.
 fn by_blocks(
     (m, n, k): (usize, usize, usize),
     onto: Onto<'_>,
-    out: &mut [f32],
+    (out, stride): (&mut [f32], usize),
     f: impl Fn((usize, usize), (usize, usize), *mut f32, Onto<'_>) + Send + Sync,
 ) {
-    if out.is_empty() {
+    assert!(n <= stride, "rows of a result overlap");
+    if m * n == 0 {
         return;
     }
     let (rows, columns) = blocks((m, n, k), Instructions::used().columns());
@@ -125,7 +149,7 @@ fn by_blocks(
     tasks(m.div_ceil(rows) * across, |task| {
         let (i, j) = (task / across * rows, task % across * columns);
         let (height, width) = (rows.min(m - i), columns.min(n - j));
-        f((i, j), (height, width), shared.at(i * n + j, (height - 1) * n + width), onto.from(j));
+        f((i, j), (height, width), shared.at(i * stride + j, (height - 1) * stride + width), onto.from(j));
     });
 }
 

@@ -18,6 +18,7 @@ use std::ops::Range;
 const KEYS: usize = 384;
 /// Queries of a task, which share the packed keys and values.
 const QUERIES: usize = 512;
+
 /// The buffers of a thread, kept from task to task: to map and unmap them each time costs more than the work.
 #[derive(Default)]
 struct Scratch {
