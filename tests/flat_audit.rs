@@ -27,7 +27,7 @@ const ROWS: usize = 400;
 fn watched(manifest: &Path, over: &AtomicBool) -> Vec<(usize, usize)> {
     let mut seen = Vec::new();
     while !over.load(Ordering::Relaxed) {
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(1));
         let live = counting::live();
         let lines = std::fs::read(manifest).map_or(0, |bytes| bytes.iter().filter(|byte| **byte == b'\n').count());
         seen.push((lines, live));
