@@ -25,23 +25,6 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     if x < -86.9 { 0.0 } else { y }
 }
 
-/// `2^x` for the weights of a softmax, whose `x` is 0 at most or hardly more: with a relative error below 1.5e-7, 2^-100 below -100, NaN for
-/// NaN. Three quarters of what [`exp`] takes.
-#[inline(always)]
-pub fn exp2_down<const FMA: bool>(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // as in `exp`
-    let clamped = if x < -100.0 { -100.0 } else { x };
-    let shifted = clamped + ROUND;
-    let r = clamped - (shifted - ROUND);
-    let p = mul_add::<FMA>(1.535_336_3e-4, r, 1.339_887_5e-3);
-    let p = mul_add::<FMA>(p, r, 9.618_437e-3);
-    let p = mul_add::<FMA>(p, r, 5.550_332_4e-2);
-    let p = mul_add::<FMA>(p, r, 2.402_264_8e-1);
-    let p = mul_add::<FMA>(p, r, std::f32::consts::LN_2);
-    let p = mul_add::<FMA>(p, r, 1.0);
-    p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
-}
-
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
 pub fn sigmoid<const FMA: bool>(x: f32) -> f32 {
@@ -137,20 +120,6 @@ mod tests {
                 assert!((f64::from(got) / exact - 1.0).abs() < 3e-7, "exp({x}) = {got}, exactly {exact}");
             }
         }
-    }
-
-    #[test]
-    fn exp2_down_is_within_15e8_relative() {
-        for i in -100_000..2_000 {
-            let x = i as f32 * 1e-3 + 1e-5;
-            let exact = f64::from(x).exp2();
-            for got in [exp2_down::<true>(x), exp2_down::<false>(x)] {
-                assert!((f64::from(got) / exact - 1.0).abs() < 1.5e-7, "2^{x} = {got}, exactly {exact}");
-            }
-        }
-        assert_eq!(exp2_down::<true>(0.0), 1.0);
-        assert_eq!([f32::NEG_INFINITY, -1e30, -100.0].map(exp2_down::<true>), [2f32.powi(-100); 3]);
-        assert!(exp2_down::<true>(f32::NAN).is_nan() && exp2_down::<true>(-f32::NAN).is_nan());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use super::{LANES, Shape, packed};
 use crate::nn::kernels::gemm::{Onto, Order, Panels, Tiles};
-use crate::nn::kernels::math::{exp2_down, sum2};
+use crate::nn::kernels::math::{exp, sum2};
 use crate::nn::kernels::parallel::{SharedMut, chunks, grown, sum_parts, tasks, zeros};
 use crate::nn::kernels::simd::{dispatched, mul_add};
 use std::cell::RefCell;
@@ -55,7 +55,7 @@ fn probabilities_inner<const FMA: bool>(width: usize, hidden: Option<(usize, usi
 fn probabilities_of<const FMA: bool, const W: usize>(hidden: Option<(usize, usize)>, lse: &[f32], scores: &mut [f32]) {
     for (i, (row, &lse)) in scores.as_chunks_mut::<W>().0.iter_mut().zip(lse).enumerate() {
         for x in row.iter_mut() {
-            *x = exp2_down::<FMA>(*x - lse);
+            *x = exp::<FMA>(*x - lse);
         }
         if let Some((q0, k0)) = hidden {
             row[(q0 + i + 1).saturating_sub(k0).min(W)..].fill(0.0);
@@ -64,7 +64,7 @@ fn probabilities_of<const FMA: bool, const W: usize>(hidden: Option<(usize, usiz
 }
 
 dispatched! {
-    /// Scores to base two, `(queries, width)`, to probabilities by the saved log-sum-exp. With `hidden`, the first query and the first key,
+    /// Scores, `(queries, width)`, to probabilities by the saved log-sum-exp. With `hidden`, the first query and the first key,
     /// later keys are not seen.
     pub fn probabilities(width: usize, hidden: Option<(usize, usize)>, lse: &[f32], scores: &mut [f32]) = probabilities_inner;
 }
@@ -115,7 +115,7 @@ pub struct Saved<'a> {
     pub v: &'a [f32],
     /// The result `(B, S, heads d)`.
     pub out: &'a [f32],
-    /// The log-sum-exp of the scores to base two `(B, S, heads)`.
+    /// The log-sum-exp of the scores `(B, S, heads)`.
     pub lse: &'a [f32],
 }
 
@@ -218,9 +218,7 @@ impl Given<'_> {
                 let (count, width) = (panel.min(keys - at), order.width());
                 let p = grown(p_buffer, order.len());
                 // SAFETY: `p` is `n` rows of `width`, and this thread's; so are the buffers below.
-                unsafe {
-                    key.times((at, count), query_rows, p.as_mut_ptr(), width, Onto::Nothing, shape.scale_to_two())
-                };
+                unsafe { key.times((at, count), query_rows, p.as_mut_ptr(), width, Onto::Nothing, shape.scale()) };
                 let hidden = shape.causal.then(|| (q0, k0 + at));
                 probabilities(width, hidden, row_lse, &mut p[..n * width]);
                 if let Some(grad) = grad {

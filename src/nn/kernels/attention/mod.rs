@@ -39,11 +39,6 @@ impl Shape {
         (1.0 / (self.d as f64).sqrt()) as f32
     }
 
-    /// The same for scores that are exponents of two instead of e.
-    fn scale_to_two(&self) -> f32 {
-        (std::f64::consts::LOG2_E / (self.d as f64).sqrt()) as f32
-    }
-
     /// The rows of one head of one sample, from row `from` on, of an operand with `len` rows.
     fn head<'a>(&self, x: &'a [f32], (b, h): (usize, usize), len: usize, from: usize) -> View<'a> {
         View::new(&x[(b * len + from) * self.width() + h * self.d..], self.width(), 1)
