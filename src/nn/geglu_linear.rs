@@ -1,6 +1,5 @@
-//! `y = geglu(x) W^T + b` with a `W` that is trained: what lies between is computed again in the backward pass, which costs next to nothing,
-//! instead of kept. On the CPU;
-//! elsewhere the two ops after each other.
+//! `y = geglu(x) W^T + b` with a `W` that is trained: on the CPU, what lies between is computed again in the backward pass, which costs
+//! next to nothing, instead of kept. Elsewhere the two ops after each other.
 
 use super::activation::{Geglu, GegluGradOver, geglu_over};
 use super::kernels::storage::fused;

@@ -217,7 +217,7 @@ pub(super) fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32
     let of_sample = |sample: usize| View::new(&dy[sample * g.outputs * pixels..][..g.outputs * pixels], pixels, 1);
     if g.batch < SAMPLES {
         let (area, map) = (g.kernel * g.kernel, g.height * g.width);
-        let inputs = (BAND / (area * pixels)).next_multiple_of(UNFOLDED).min(g.inputs);
+        let inputs = (BAND / (area * pixels)).max(1).next_multiple_of(UNFOLDED).min(g.inputs);
         for (sample, input) in x.chunks_exact(g.in_sample()).enumerate() {
             let onto = if sample > 0 { Onto::Before } else { Onto::Nothing };
             // some inputs after others: the columns of all of them are nine times the input

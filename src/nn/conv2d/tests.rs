@@ -57,6 +57,18 @@ fn large_maps_are_unfolded_in_bands() {
 }
 
 #[test]
+fn weight_gradients_of_maps_whose_columns_are_larger_than_a_band() {
+    let g = Geometry { batch: 1, inputs: 17, outputs: 1, height: 500, width: 480, kernel: 3, stride: 1, padding: 1 };
+    let (mut dw, pixels) = (vec![f32::NAN; 17 * 9], 500 * 480);
+    columns::weight_gradient(&g, &vec![1.0; 17 * pixels], &vec![1.0; pixels], &mut dw);
+    for (tap, found) in dw.iter().enumerate() {
+        // a tap to a side does not meet the first or last row or column
+        let (rows, columns) = (500 - usize::from(tap % 9 / 3 != 1), 480 - usize::from(tap % 3 != 1));
+        assert_eq!(*found, (rows * columns) as f32, "tap {tap}");
+    }
+}
+
+#[test]
 fn every_other_geometry() {
     check(2, 3, 4, [7, 5], 3, 2, 1);
     check(2, 3, 4, [8, 6], 3, 2, 1);

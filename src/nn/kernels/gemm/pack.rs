@@ -17,7 +17,7 @@ use half::f16;
 /// `count`: `to[(i / pitch * k + p) * pitch + i % pitch]`.
 ///
 /// # Safety
-/// The view must have `count` rows and `k` columns, and `to` room for `k pitch + SLACK` elements.
+/// The view must have `count` rows and `k` columns, and `to` room for `k pitch + SLACK` elements, or of several panels for `k count`.
 pub(super) unsafe fn pack(path: Instructions, from: View<'_>, (count, k): (usize, usize), to: *mut f32, pitch: usize) {
     let (values, rs, cs) = from.parts();
     // SAFETY: the caller vouches for sizes and path.
