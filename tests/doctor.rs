@@ -109,7 +109,7 @@ fn slower_kernels_are_a_warning_and_a_folder_that_cannot_be_written_is_a_problem
         .assert()
         .code(2)
         .stdout("")
-        .stderr(contains("portable, avx2 or avx512"));
+        .stderr(contains("portable, avx2, avx512 or amx"));
     if cfg!(target_os = "linux") {
         // nobody can write there
         doctor(&[]).current_dir("/proc").env("HF_HOME", "/proc/hf").assert().code(1).stderr("").stdout(

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use assert_cmd::Command;
+use erase_concept::nn::Instructions;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -85,6 +86,9 @@ fn with_halved_weights_only_what_is_trained_differs_and_the_report_says_so() {
         assert_eq!(value["dtype"], "bf16", "{file}");
         assert_eq!((&value["device"], &value["tf32"]), (&"cpu".into(), &false.into()), "{file}");
     }
+    let run: Value = serde_json::from_slice(&found["run.json"]).unwrap();
+    let brief = Instructions::used() == Instructions::Amx;
+    assert_eq!(run["products"], if brief { "bf16" } else { "f32" });
     let report: Value = serde_json::from_slice(&found["report.json"]).unwrap();
     assert!(report["command"].as_str().unwrap().contains(" --dtype bf16 "));
 }

@@ -9,7 +9,7 @@ use erase_concept::checkpoint::{LoadedModel, Loading, ModelFiles, Precision, loa
 use erase_concept::diffusion::Generator;
 use erase_concept::erase::Settings;
 use erase_concept::hub;
-use erase_concept::nn::{ParamStore, backward};
+use erase_concept::nn::{Instructions, ParamStore, backward};
 use erase_concept::sd::Unet;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -106,7 +106,7 @@ fn of_weights_in_f32_f16_keeps_several_times_more() {
     assert!(half > 0.0 && (4.0..16.0).contains(&(brain / half)), "{half:e} with f16, {brain:e} with bf16");
 }
 
-/// A gradient through halved weights is that through the same numbers in `f32`, bit for bit.
+/// A gradient through halved weights is that through the same numbers in `f32`, bit for bit; where products are of `bf16`, closely.
 #[test]
 fn gradients_pass_through_halved_weights() {
     let exact = |name: &str| name.contains("attn2");
@@ -124,7 +124,14 @@ fn gradients_pass_through_halved_weights() {
         let widened = widened.map(|(name, t)| (name.clone(), t.to_dtype(DType::F32).unwrap())).collect();
         let (found, expected) = (gradients(half.model.unet_params.clone()), gradients(ParamStore::new(widened)));
         assert_eq!(found.len(), names.len());
-        for (name, gradient) in &found {
+        let brief = precision == Precision::Bf16 && Instructions::used() == Instructions::Amx;
+        if brief {
+            let off = names.iter().map(|name| relative(&found[name], &expected[name]));
+            let worst = off.fold(0.0, f32::max);
+            println!("gradients are off by {worst:.1e} at most");
+            assert!(worst > 0.0 && worst < 0.03, "{worst}");
+        }
+        for (name, gradient) in found.iter().filter(|_| !brief) {
             let (a, b) = (gradient.flatten_all().unwrap(), expected[name].flatten_all().unwrap());
             assert_eq!(a.to_vec1::<f32>().unwrap(), b.to_vec1::<f32>().unwrap(), "{name}");
             assert!(a.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap() > 0.0, "{name}");

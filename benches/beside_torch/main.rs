@@ -19,10 +19,15 @@ use std::process::{Command, ExitCode};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Every piece with what it is, and PyTorch's piece that it stands beside.
-const PIECES: [(&str, &str, Option<&str>); 9] = [
+const PIECES: [(&str, &str, Option<&str>); 10] = [
     ("unet-forward", "UNet forward, 64x64, batch 1", Some("unet-forward")),
     ("unet-xattn", "UNet forward + backward, attn2 only, 64x64, batch 1", Some("unet-xattn")),
     ("unet-xattn-lean", "the same with `--dtype bf16` and checkpoints", Some("unet-xattn")),
+    (
+        "unet-forward-bf16",
+        "UNet forward, 64x64, batch 1: `--dtype bf16` beside PyTorch in bf16",
+        Some("unet-forward-bf16"),
+    ),
     ("unet-full", "UNet forward + backward, all parameters, 32x32", Some("unet-full")),
     ("vae-decode", "VAE decode to 512x512", Some("vae-decode")),
     ("text", "text encoder, batch 8", Some("text")),

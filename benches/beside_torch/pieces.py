@@ -14,10 +14,10 @@ import torch
 DEMO = pathlib.Path(__file__).parents[2] / "weights" / "demo"
 
 
-def unet(side, trained):
+def unet(side, trained, dtype=torch.float32):
     from diffusers import UNet2DConditionModel
-    model = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8).eval()
-    x, context = torch.randn(1, 4, side, side), torch.randn(1, 77, 768)
+    model = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8).eval().to(dtype)
+    x, context = torch.randn(1, 4, side, side, dtype=dtype), torch.randn(1, 77, 768, dtype=dtype)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trained(name))
 
@@ -63,6 +63,7 @@ def erase():
 
 PIECES = {
     "unet-forward": lambda: unet(64, lambda name: False),
+    "unet-forward-bf16": lambda: unet(64, lambda name: False, torch.bfloat16),
     "unet-xattn": lambda: unet(64, lambda name: "attn2" in name),
     "unet-full": lambda: unet(32, lambda name: True),
     "vae-decode": vae,

@@ -34,7 +34,7 @@ fn random(shape: &[usize]) -> Result<Tensor> {
 /// The piece, its weights in memory.
 fn ready(name: &str) -> Result<Box<dyn FnMut() -> Result<()>>> {
     match name {
-        "unet-forward" | "unet-xattn" | "unet-xattn-lean" | "unet-full" => unet(name),
+        "unet-forward" | "unet-forward-bf16" | "unet-xattn" | "unet-xattn-lean" | "unet-full" => unet(name),
         "vae-decode" => {
             let (vae, latent) = (hub::made_up_vae()?, random(&[1, 4, 64, 64])?);
             Ok(Box::new(move || vae.decode(&latent).map(drop)))
@@ -89,12 +89,12 @@ fn trimming() -> Result<Box<dyn FnMut() -> Result<()>>> {
 fn unet(name: &str) -> Result<Box<dyn FnMut() -> Result<()>>> {
     let side = if name == "unet-full" { 32 } else { 64 };
     let (x, context) = (random(&[1, 4, side, side])?, random(&[1, 77, 768])?);
-    let lean = name == "unet-xattn-lean";
+    let lean = matches!(name, "unet-xattn-lean" | "unet-forward-bf16");
     let xattn = Scope::parse("xattn")?;
     let (config, mut params) =
         hub::made_up_unet_as(if lean { Precision::Bf16 } else { Precision::F32 }, &|name| xattn.contains(name))?;
     let scope = match name {
-        "unet-forward" => {
+        "unet-forward" | "unet-forward-bf16" => {
             let unet = Unet::new(&config, &params)?;
             return Ok(Box::new(move || unet.forward(&x, &[500.0], &context).map(drop)));
         }

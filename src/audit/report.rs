@@ -391,6 +391,9 @@ pub struct RunRecord {
     pub instructions: &'static str,
     /// The type in which frozen weights were kept; all sums are in f32.
     pub dtype: &'static str,
+    /// What matrices are multiplied in beside weights kept in that type, with sums in `f32`: `bf16` where `dtype` is and the processor
+    /// (AMX) or the GPU has instructions for it, else `f32`.
+    pub products: &'static str,
     /// What computed: `cpu`, or the kind and the model of the GPU.
     pub device: String,
     /// How many of them.

@@ -37,6 +37,7 @@ impl<'a> Stopwatch<'a> {
             threads: rayon::current_num_threads(),
             instructions: Instructions::used().name(),
             dtype: precision.name(),
+            products: products(precision, compute),
             device: compute.name().to_string(),
             devices: compute.count(),
             tf32: compute.tf32(),
@@ -45,6 +46,12 @@ impl<'a> Stopwatch<'a> {
             command: std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect(),
         }
     }
+}
+
+/// See [`RunRecord::products`].
+fn products(precision: Precision, compute: &ComputeDevice) -> &'static str {
+    let able = !compute.device().is_cpu() || Instructions::used() == Instructions::Amx;
+    if precision == Precision::Bf16 && able { "bf16" } else { "f32" }
 }
 
 impl Progress for Stopwatch<'_> {

@@ -7,7 +7,7 @@ use super::record::apply3;
 use crate::Result;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Shape, Tensor};
 use std::sync::OnceLock;
 
 /// `softmax(q k^T / sqrt(d)) v` in each head.
@@ -16,13 +16,19 @@ use std::sync::OnceLock;
 /// `q` `(B, S, heads * d)`, `k` and `v` `(B, T, heads * d)` -> `(B, S, heads * d)`. With `causal`, position `i` sees
 /// `j <= i` only (and `S = T`).
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
+    attention_beside(q, k, v, heads, causal, DType::F32)
+}
+
+/// As [`attention`], between projections that are kept in `kept`: of `bf16`, operands are rounded to it on a CPU whose tiles multiply
+/// it (on a GPU see [`attention_in_bf16`]).
+pub fn attention_beside(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool, kept: DType) -> Result<Tensor> {
     let (batch, s, width) = q.dims3()?;
     let t = k.dim(1)?;
     let fits = k.dims() == [batch, t, width] && v.dims() == k.dims() && heads > 0 && width % heads == 0;
     if !fits || !fused(&[q, k, v]) || q.elem_count() == 0 || t == 0 {
         return reference(q, k, v, heads, causal);
     }
-    let shape = kernel::Shape { batch, heads, s, t, d: width / heads, causal };
+    let shape = kernel::Shape { batch, heads, s, t, d: width / heads, causal, brief: kept == DType::BF16 };
     let op = Attention {
         shape,
         tracked: [q, k, v].into_iter().any(Tensor::track_op),
@@ -80,7 +86,7 @@ struct Attention {
 #[cfg(feature = "cuda")]
 impl Attention {
     fn way(&self) -> super::cuda::attention::Way {
-        let kernel::Shape { batch, heads, s, t, d, causal } = self.shape;
+        let kernel::Shape { batch, heads, s, t, d, causal, .. } = self.shape;
         super::cuda::attention::Way { batch, heads, s, t, d, causal, half: self.half }
     }
 }
@@ -189,6 +195,23 @@ mod tests {
         compare("attention", &[&[1, 9, 8], &[1, 600, 8], &[1, 600, 8]], 1e-4, &|x| {
             attention(&(&x[0] * 40.0)?, &x[1], &x[2], 2, false)
         });
+    }
+
+    /// Rounded to `bf16`, operands have a 512th of error at most, and so have probabilities.
+    #[test]
+    fn beside_bf16_it_is_as_close_as_rounded_operands_are() {
+        for (batch, s, t, heads, d, causal) in [
+            (2, 64, 96, 2, 40, false),
+            (1, 530, 400, 1, 8, false),
+            (1, 50, 77, 3, 33, false),
+            (1, 1, 1, 1, 1, false),
+            (1, 70, 70, 2, 32, true),
+        ] {
+            let (q, k): (&[usize], &[usize]) = (&[batch, s, heads * d], &[batch, t, heads * d]);
+            compare("attention beside bf16", &[q, k, k], 2e-2, &|x| {
+                attention_beside(&x[0], &x[1], &x[2], heads, causal, DType::BF16)
+            });
+        }
     }
 
     #[test]

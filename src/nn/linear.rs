@@ -11,7 +11,7 @@ use super::release::release;
 use crate::Result;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor, TensorId};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor, TensorId};
 use std::sync::{Arc, OnceLock};
 
 /// A linear layer with the checkpoint's `weight` `(out, in)` and, where it has one, `bias` `(out)`.
@@ -54,6 +54,11 @@ impl Linear {
     /// Weight and bias.
     pub(super) fn parts(&self) -> (&Tensor, Option<&Tensor>) {
         (&self.weight, self.bias.as_ref())
+    }
+
+    /// What its weight is kept in.
+    pub fn kept(&self) -> DType {
+        self.weight.dtype()
     }
 
     /// Whether its weight is trained.

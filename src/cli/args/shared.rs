@@ -86,7 +86,7 @@ pub struct RunArgs {
     #[arg(long, hide_short_help = true)]
     pub tf32: bool,
     /// How weights are kept in memory: f32, or frozen matrices in half the memory: f16 (exactly those of a model published in f16;
-    /// everything else stays f32) or bf16 (rounded more; on a GPU the fastest, as all is computed in it that is not trained)
+    /// everything else stays f32) or bf16 (rounded more; the fastest on a GPU, and on a CPU with AMX)
     #[arg(long, default_value = "f32")]
     pub dtype: String,
     /// Threads to compute with [default: one a core]

@@ -11,6 +11,7 @@ mod direct;
 mod kernel;
 #[cfg(test)]
 mod tests;
+mod tiles;
 mod upsampled;
 mod winograd;
 
@@ -130,7 +131,7 @@ fn convolve(
     let Some(geometry) = Geometry::new(x, weight, bias, stride, padding).filter(|_| fused_with(weight, &others)) else {
         return reference(x, weight, bias, stride, padding);
     };
-    let way = Way::of(&Geometry { batch: assumed_rows().unwrap_or(geometry.batch), ..geometry });
+    let way = Way::of(&Geometry { batch: assumed_rows().unwrap_or(geometry.batch), ..geometry }, weight.dtype());
     let op = Convolution { geometry, way, points };
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     Ok(match bias {
@@ -230,12 +231,16 @@ enum Way {
     Direct,
     Winograd(Form),
     Columns,
+    /// As on AMX, of a kernel that is kept in `bf16`.
+    Tiles,
 }
 
 impl Way {
-    /// The fastest on this machine; depends on the sizes alone.
-    fn of(g: &Geometry) -> Self {
-        if (g.kernel, g.stride, g.padding) != (3, 1, 1) {
+    /// The fastest on this machine; depends on the sizes, and what the kernel is kept in, alone.
+    fn of(g: &Geometry, kept: DType) -> Self {
+        if tiles::suits(g, kept) {
+            Self::Tiles
+        } else if (g.kernel, g.stride, g.padding) != (3, 1, 1) {
             Self::Columns
         } else if let Some(form) = winograd::form(g) {
             Self::Winograd(form)
@@ -261,6 +266,7 @@ impl Convolution {
         match self.way {
             Way::Direct => direct::convolve(g, x, Kernel::Forward(weight), bias, &mut y),
             Way::Winograd(form) => self.by_points(form, g, x, Kernel::Forward(weight), bias, &mut y),
+            Way::Tiles => tiles::convolve(g, x, Kernel::Forward(weight), bias, &mut y),
             Way::Columns => columns::forward(g, x, weight, bias, &mut y),
         }
         (CpuStorage::F32(y), Shape::from((g.batch, g.outputs, g.out_height(), g.out_width())))
@@ -308,6 +314,7 @@ impl Convolution {
             match self.way {
                 Way::Direct => direct::convolve(&swapped, dy, kernel, None, &mut dx),
                 Way::Winograd(form) => self.by_points(form, &swapped, dy, kernel, None, &mut dx),
+                Way::Tiles => tiles::convolve(&swapped, dy, kernel, None, &mut dx),
                 Way::Columns if (g.kernel, g.stride, g.padding) == (3, 1, 1) && g.batch >= columns::SAMPLES => {
                     columns::forward(&swapped, dy, kernel.weights(&swapped).as_slice().into(), None, &mut dx);
                 }

@@ -12,19 +12,21 @@ pub enum Instructions {
     Avx2,
     /// AVX-512 (F, VL, BW, DQ): sixteen floats a vector.
     Avx512,
+    /// AMX beside it: tiles of `bf16`, of which products of `f32` are made without loss (Linux alone).
+    Amx,
 }
 
 impl Instructions {
-    /// The variable that limits which are used, to compare them and to test each: `portable`, `avx2` or `avx512`.
+    /// The variable that limits which are used, to compare them and to test each: `portable`, `avx2`, `avx512` or `amx`.
     pub const LIMIT: &'static str = "ERASE_CONCEPT_INSTRUCTIONS";
 
     /// All, plainest first.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Amx];
 
     /// Those that the kernels use: the best of this machine within the limit, the same for the life of the process.
     pub fn used() -> Self {
         static USED: OnceLock<Instructions> = OnceLock::new();
-        *USED.get_or_init(|| Self::best().min(Self::limit().ok().flatten().unwrap_or(Self::Avx512)))
+        *USED.get_or_init(|| Self::best().min(Self::limit().ok().flatten().unwrap_or(Self::Amx)))
     }
 
     /// The best of this machine.
@@ -35,7 +37,11 @@ impl Instructions {
                 && std::is_x86_feature_detected!("avx512vl")
                 && std::is_x86_feature_detected!("avx512bw")
                 && std::is_x86_feature_detected!("avx512dq");
-            return if wide { Self::Avx512 } else { Self::Avx2 };
+            return match wide {
+                true if tiles() => Self::Amx,
+                true => Self::Avx512,
+                false => Self::Avx2,
+            };
         }
         Self::Portable
     }
@@ -49,7 +55,7 @@ impl Instructions {
         let known = Self::ALL.into_iter().find(|set| name == set.name());
         let unknown = || {
             Error::Usage(format!(
-                "{} is {name:?}; it may be portable, avx2 or avx512, or not be set at all",
+                "{} is {name:?}; it may be portable, avx2, avx512 or amx, or not be set at all",
                 Self::LIMIT
             ))
         };
@@ -62,6 +68,26 @@ impl Instructions {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
         }
     }
+}
+
+/// Whether the processor has tiles of `bf16`, and the system lets this process use them, which it has to be asked.
+#[cfg(target_arch = "x86_64")]
+fn tiles() -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        static GRANTED: OnceLock<bool> = OnceLock::new();
+        *GRANTED.get_or_init(|| {
+            const REQUEST: libc::c_ulong = 0x1023; // ARCH_REQ_XCOMP_PERM
+            const TILES: libc::c_ulong = 18; // XFEATURE_XTILEDATA
+            let features = std::arch::x86_64::__cpuid_count(7, 0).edx;
+            let (bf16, tile) = (features & 1 << 22 != 0, features & 1 << 24 != 0);
+            // SAFETY: asks for leave to use registers, for all threads of this process; no memory is touched.
+            bf16 && tile && unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST, TILES) } == 0
+        })
+    }
+    #[cfg(not(target_os = "linux"))]
+    false
 }

@@ -1,6 +1,6 @@
 //! Matrix products of strided views, cut in blocks whose size depends on the shapes alone.
 
-use super::gemm::{self, Onto, Packed};
+use super::gemm::{self, Onto, Packed, amx};
 use super::instructions::Instructions;
 use super::parallel::{SharedMut, chunks, sum_parts, tasks};
 use super::values::Values;
@@ -80,6 +80,9 @@ fn blocks((m, n, k): (usize, usize, usize), panel: usize) -> (usize, usize) {
     if m * n * k <= SERIAL {
         return (m, n);
     }
+    if amx::suits(Instructions::used(), k) {
+        return amx::blocks(m, n);
+    }
     let columns = |across: usize| n.div_ceil(across).next_multiple_of(2 * panel).min(n);
     if m <= FLAT && n >= WIDE && n * k > CACHED {
         return (m, columns(16).min(WIDE));
@@ -103,7 +106,7 @@ pub fn matmul_within(
     stride: usize,
 ) {
     // packed once, if more than one block of rows reads it
-    if blocks((m, n, k), Instructions::used().columns()).0 < m && m * n > 0 {
+    if !amx::suits(Instructions::used(), k) && blocks((m, n, k), Instructions::used().columns()).0 < m && m * n > 0 {
         return packed_within((m, n, k), a, &Packed::new(k, n, b), onto, (out, stride));
     }
     by_blocks((m, n, k), onto, (out, stride), |(i, j), (height, width), dst, onto| {
@@ -127,7 +130,7 @@ fn packed_within(
 ) {
     by_blocks((m, n, k), onto, (out, stride), |(i, j), (height, width), dst, onto| {
         // SAFETY: as above.
-        unsafe { b.panels().multiply((height, j, width), a.from(i, 0), dst, stride, onto, 1.0) };
+        unsafe { b.multiply((height, j, width), a.from(i, 0), dst, stride, onto, 1.0) };
     });
 }
 
@@ -156,19 +159,20 @@ fn by_blocks(
 /// `out = a^T b` where the `k` rows of `a` (`k x m`) and `b` (`k x n`) are many: a small result is also cut along `k`, the
 /// parts summed in order.
 pub fn matmul_tn((m, n, k): (usize, usize, usize), a: View<'_>, b: View<'_>, out: &mut [f32]) {
-    const TILE: usize = 256;
-    if m * n >= TILE * TILE {
+    // what is split in parts gains by larger blocks
+    let tile = if amx::suits(Instructions::used(), k) { 512 } else { 256 };
+    if m * n >= tile * tile {
         return matmul((m, n, k), a.t(), b, Onto::Nothing, out);
     }
-    let (down, across) = (m.div_ceil(TILE), n.div_ceil(TILE));
+    let (down, across) = (m.div_ceil(tile), n.div_ceil(tile));
     let parts = (16 / (down * across).max(1)).min(k / 512).max(1);
     let depth = k.div_ceil(parts).max(1);
     if out.is_empty() {
         return;
     }
     let block = |shared: SharedMut, base: usize, task: usize, from: usize| {
-        let (i, j) = (task / across * TILE, task % across * TILE);
-        let (height, width) = (TILE.min(m - i), TILE.min(n - j));
+        let (i, j) = (task / across * tile, task % across * tile);
+        let (height, width) = (tile.min(m - i), tile.min(n - j));
         let dst = shared.at(base + i * n + j, (height - 1) * n + width);
         let count = depth.min(k - from.min(k));
         // SAFETY: this block of this part belongs to this task alone, and `at` checks its bounds.

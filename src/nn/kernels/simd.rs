@@ -46,7 +46,7 @@ macro_rules! dispatched {
                 use crate::nn::kernels::instructions::Instructions;
                 match Instructions::used() {
                     // SAFETY: every feature that the function enables was found on this machine.
-                    Instructions::Avx512 => return unsafe { avx512($($arg),*) },
+                    Instructions::Amx | Instructions::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
                     Instructions::Avx2 => return unsafe { avx2($($arg),*) },
                     Instructions::Portable => {}

@@ -9,6 +9,13 @@ pub fn widen(value: bf16) -> f32 {
     f32::from_bits(u32::from(value.to_bits()) << 16)
 }
 
+/// A number rounded to the nearest `bf16`, ties to even, in the upper half of its bits.
+#[inline(always)]
+pub fn rounded(x: f32) -> u32 {
+    let bits = x.to_bits();
+    bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000
+}
+
 /// As [`widen`], without a branch: a loop of them becomes vectors.
 #[inline(always)]
 pub fn widen_f16(value: f16) -> f32 {

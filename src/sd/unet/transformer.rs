@@ -1,9 +1,9 @@
-//! `Transformer2DModel`: self-attention, cross-attention to the text, feed-forward, over the pixels of a feature map.
+//! `Transformer2DModel`: self-attention_beside, cross-attention to the text, feed-forward, over the pixels of a feature map.
 
 use super::context::{Context, Keys};
 use crate::Result;
 use crate::nn::{
-    Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention, from_tokens, geglu_linear_over, release,
+    Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention_beside, from_tokens, geglu_linear_over, release,
     repeat_rows, to_tokens,
 };
 use candle_core::{Tensor, TensorId};
@@ -46,7 +46,7 @@ impl Attention {
     /// Shape: `x` `(B, S, channels)`, keys and values `(B, T, channels)` -> `(B, S, channels)`.
     fn forward(&self, x: &Tensor, (k, v): Keys) -> Result<Tensor> {
         let q = self.to_q.forward(x)?;
-        self.to_out.forward(&attention(&q, &k, &v, self.heads, false)?)
+        self.to_out.forward(&attention_beside(&q, &k, &v, self.heads, false, self.to_q.kept())?)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{EPS, VaeConfig};
 use crate::Result;
-use crate::nn::{GroupNorm, ParamPath, add, attention, from_tokens, linear, to_tokens};
+use crate::nn::{GroupNorm, ParamPath, add, attention_beside, from_tokens, linear, to_tokens};
 use candle_core::Tensor;
 
 /// A linear layer under its present or its old name, its weight `(C, C)` or `(C, C, 1, 1)`.
@@ -53,7 +53,7 @@ impl Attention {
         let (_, _, height, width) = x.dims4()?;
         let h = to_tokens(&self.group_norm.forward(x)?)?; // (B, HW, C)
         let (q, k, v) = (self.to_q.forward(&h)?, self.to_k.forward(&h)?, self.to_v.forward(&h)?);
-        let h = self.to_out.forward(&attention(&q, &k, &v, 1, false)?)?;
+        let h = self.to_out.forward(&attention_beside(&q, &k, &v, 1, false, self.to_q.weight.dtype())?)?;
         add(x, &from_tokens(&h, height, width)?)
     }
 }

@@ -99,7 +99,7 @@ dispatched! {
 /// Channels whose transforms fit the vectors of this machine.
 #[inline(always)]
 fn wide() -> bool {
-    Instructions::used() == Instructions::Avx512
+    Instructions::used() >= Instructions::Avx512
 }
 
 #[inline(always)]

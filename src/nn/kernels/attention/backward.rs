@@ -4,6 +4,7 @@
 //! which `dv^T = dout^T P` and `dk^T = q^T dS` read their right operands, and `dq = dS k` its left one.
 
 use super::{LANES, Shape, packed};
+use crate::nn::kernels::gemm::amx::{self, Line, Rounded};
 use crate::nn::kernels::gemm::{Onto, Order, Panels, Tiles};
 use crate::nn::kernels::math::{exp, sum2};
 use crate::nn::kernels::parallel::{SharedMut, chunks, grown, sum_parts, tasks, zeros};
@@ -34,6 +35,8 @@ struct Scratch {
     columns: [Vec<f32>; 2],
     /// The gradients of keys and values, features by keys.
     sums: [Vec<f32>; 2],
+    /// Rounded queries and keys.
+    rounded: [Vec<Line>; 2],
 }
 
 thread_local! {
@@ -188,10 +191,13 @@ impl Given<'_> {
     ) {
         let &Self { shape, saved, dout, wanted: [want_q, want_k, want_v], .. } = self;
         let Shape { heads, s, t, d, .. } = *shape;
-        let Scratch { probabilities: p_buffer, grads, rows, right, left, columns, sums } = scratch;
+        let Scratch { probabilities: p_buffer, grads, rows, right, left, columns, sums, rounded } = scratch;
         let [key, value, key_rows] = right;
         let of_keys = |x| shape.head(x, (b, h), t, k0);
         let key = packed(of_keys(saved.k).t(), d, keys, key);
+        let tiles = shape.on_tiles().then(amx::Tiles::begin);
+        let [rounded_query, rounded_key] = rounded;
+        let rounded_key = tiles.as_ref().map(|_| Rounded::columns(of_keys(saved.k).t(), (d, keys), rounded_key));
         let value = (want_q || want_k).then(|| packed(of_keys(saved.v).t(), d, keys, value));
         let key_rows = want_q.then(|| packed(of_keys(saved.k), keys, d, key_rows));
         let panel = key.columns();
@@ -212,13 +218,25 @@ impl Given<'_> {
                 let at = (b * s + q0 + i) * heads + h;
                 (row_lse[i], row_delta[i]) = (saved.lse[at], self.delta[at]);
             }
+            let rounded = tiles.as_ref().zip(rounded_key).map(|(tiles, key)| {
+                let query = Rounded::rows(shape.head(saved.q, (b, h), s, q0), (n, d), rounded_query);
+                (tiles, query, key)
+            });
             let grads = grown(grads, n * keys.next_multiple_of(panel));
             for at in (0..keys).step_by(panel) {
                 let order = Order::new(n, panel.min(keys - at));
                 let (count, width) = (panel.min(keys - at), order.width());
                 let p = grown(p_buffer, order.len());
                 // SAFETY: `p` is `n` rows of `width`, and this thread's; so are the buffers below.
-                unsafe { key.times((at, count), query_rows, p.as_mut_ptr(), width, Onto::Nothing, shape.scale()) };
+                unsafe {
+                    match rounded {
+                        // as in the forward pass, whose sums the probabilities are to fit
+                        Some((tiles, query, key)) => {
+                            query.times(tiles, key, (at, count), p.as_mut_ptr(), width, Onto::Nothing, shape.scale());
+                        }
+                        None => key.times((at, count), query_rows, p.as_mut_ptr(), width, Onto::Nothing, shape.scale()),
+                    }
+                }
                 let hidden = shape.causal.then(|| (q0, k0 + at));
                 probabilities(width, hidden, row_lse, &mut p[..n * width]);
                 if let Some(grad) = grad {

@@ -3,8 +3,10 @@
 //! Scores are kept with the queries innermost: `S^T = K Q^T` comes out of the matrix product in the very order in which the next
 //! one, `O^T = V^T P^T`, reads its right operand, and maxima and sums over keys run down vectors of queries.
 
+use super::products::{Buffers, Products, Queries};
 use super::{LANES, Shape, packed};
-use crate::nn::kernels::gemm::{Onto, Order, Panels, Tiles, transpose_onto};
+use crate::nn::kernels::gemm::amx::{self, Line, Rounded};
+use crate::nn::kernels::gemm::{Onto, Order, transpose_onto};
 use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::math::exp;
 use crate::nn::kernels::matmul::View;
@@ -22,8 +24,9 @@ const QUERIES: usize = 512;
 #[derive(Default)]
 struct Scratch {
     query: Vec<f32>,
-    key: Vec<f32>,
-    value: Vec<f32>,
+    rounded_query: Vec<Line>,
+    keys: Buffers,
+    rounded_probabilities: Vec<Line>,
     scores: Vec<f32>,
     result: Vec<f32>,
     /// The running softmax of each query: the largest score so far, the sum of the exponentials relative to it, and what
@@ -59,9 +62,14 @@ fn block(
     lse: Option<SharedMut>,
 ) {
     let Shape { heads, s, t, d, .. } = *shape;
-    let Scratch { query, key, value, scores, result, state } = scratch;
+    let Scratch { query, rounded_query, keys: buffers, rounded_probabilities, scores, result, state } = scratch;
     let panel = Instructions::used().columns();
-    let query = packed(shape.head(q, (b, h), s, queries.start).t(), d, queries.len(), query);
+    let of_queries = shape.head(q, (b, h), s, queries.start).t();
+    let tiles = shape.on_tiles().then(amx::Tiles::begin);
+    let query = match &tiles {
+        Some(tiles) => Queries::Rounded(tiles, Rounded::columns(of_queries, (d, queries.len()), rounded_query)),
+        None => Queries::Packed(packed(of_queries, d, queries.len(), query)),
+    };
     let places = queries.len().next_multiple_of(panel);
     let result = grown(result, places * d);
     for (values, start) in state.iter_mut().zip([f32::NEG_INFINITY, 0.0, 0.0]) {
@@ -73,8 +81,8 @@ fn block(
             break;
         }
         let keys = KEYS.min(t - k0);
-        let key = Tiles::pack(shape.head(k, (b, h), t, k0), keys, d, key);
-        let value = Tiles::pack(shape.head(v, (b, h), t, k0).t(), d, keys, value);
+        let [of_keys, of_values] = [k, v].map(|x| shape.head(x, (b, h), t, k0));
+        let products = Products::new(query, (keys, d), of_keys, of_values, buffers);
         for at in (0..queries.len()).step_by(panel) {
             let n = panel.min(queries.len() - at);
             let q0 = queries.start + at;
@@ -84,18 +92,19 @@ fn block(
             let order = Order::new(keys, n);
             let scores = grown(scores, order.len());
             // SAFETY: `scores` is `keys` rows of `order.width()`, and this thread's.
-            unsafe { query.times((at, n), key, scores.as_mut_ptr(), order.width(), Onto::Nothing, shape.scale()) };
+            unsafe { products.scores((at, n), scores.as_mut_ptr(), order.width(), shape.scale()) };
             let masked = shape.causal.then_some((k0, q0));
             let [top, sum, factor] = state.each_mut().map(|values| &mut values[at..at + order.width()]);
-            softmax(order.width(), masked, &mut scores[..keys * order.width()], top, sum, factor);
+            let state = [top, sum, &mut *factor];
+            let p = products.softmax((keys, n), order, masked, scores, state, rounded_probabilities);
             let result = &mut result[at * d..][..order.width() * d];
             let onto = if k0 > 0 { Onto::Before } else { Onto::Nothing };
             if k0 > 0 {
                 scale_columns(factor, result);
             }
-            let p = Panels::new(order, scores);
+            let result = result.as_mut_ptr();
             // SAFETY: `result` is `d` rows of `order.width()`, and this thread's.
-            unsafe { p.times((0, n), value, result.as_mut_ptr(), order.width(), onto, 1.0) };
+            unsafe { products.values(p, n, order.width(), result, onto) };
         }
     }
     let [top, sum, factor] = state;
@@ -157,15 +166,13 @@ fn columns<const FMA: bool, const W: usize>(
     }
 }
 
-/// The same, of the queries that are not hidden from a row's key: the first so many are.
+/// The largest score of each query, of those before and of these; what is hidden becomes the least there is.
 #[inline(always)]
-fn seen<const FMA: bool, const W: usize>(
+pub(super) fn largest<const W: usize>(
     hidden: impl Fn(usize) -> usize,
     rows: &mut [[f32; W]],
-    top: &mut [f32; W],
-    sum: &mut [f32; W],
-    factor: &mut [f32; W],
-) {
+    top: &[f32; W],
+) -> [f32; W] {
     let mut largest = *top;
     for (j, row) in rows.iter_mut().enumerate() {
         for value in &mut row[..hidden(j)] {
@@ -175,6 +182,19 @@ fn seen<const FMA: bool, const W: usize>(
             largest[l] = if row[l] > largest[l] { row[l] } else { largest[l] };
         }
     }
+    largest
+}
+
+/// The same, of the queries that are not hidden from a row's key: the first so many are.
+#[inline(always)]
+fn seen<const FMA: bool, const W: usize>(
+    hidden: impl Fn(usize) -> usize,
+    rows: &mut [[f32; W]],
+    top: &mut [f32; W],
+    sum: &mut [f32; W],
+    factor: &mut [f32; W],
+) {
+    let largest = largest(&hidden, rows, top);
     let mut sums = [0.0; W];
     for l in 0..W {
         factor[l] = exp::<FMA>(top[l] - largest[l]);

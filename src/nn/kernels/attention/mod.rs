@@ -2,8 +2,11 @@
 
 mod backward;
 mod forward;
+mod products;
+mod rounded;
 
 use super::gemm::{Order, Panels};
+use super::instructions::Instructions;
 use super::matmul::View;
 use super::parallel::grown;
 pub use backward::{Saved, backward};
@@ -27,12 +30,19 @@ pub struct Shape {
     pub d: usize,
     /// Whether query `i` sees keys `j <= i` only.
     pub causal: bool,
+    /// Whether operands are rounded to `bf16` where that makes products faster.
+    pub brief: bool,
 }
 
 impl Shape {
     /// Features of all heads: what the rows of the operands are apart.
     fn width(&self) -> usize {
         self.heads * self.d
+    }
+
+    /// Whether products are made of rounded operands.
+    fn on_tiles(&self) -> bool {
+        self.brief && Instructions::used() == Instructions::Amx
     }
 
     fn scale(&self) -> f32 {

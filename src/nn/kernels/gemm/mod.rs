@@ -5,6 +5,8 @@
 //! the inner dimension is cut by its length alone, and each part is one chain in order: a product gives the same bits however
 //! its rows and columns are cut among tasks.
 
+#[cfg_attr(not(target_arch = "x86_64"), path = "no_amx.rs")]
+pub mod amx;
 mod operand;
 mod pack;
 mod tile;
@@ -69,6 +71,10 @@ pub unsafe fn product(
             }
         }
         return;
+    }
+    if amx::suits(path, k) {
+        // SAFETY: the machine has the path's instructions; the caller vouches for `dst`.
+        return unsafe { amx::product((m, n, k), dst, stride, onto, a, b, scale) };
     }
     let (rows, columns, depth) = (TILES * path.rows(), PANELS * path.columns(), depth(k));
     SCRATCH.with_borrow_mut(|(tiles, panels)| {
@@ -207,12 +213,10 @@ mod tests {
         let packed = Packed::new(k, n, b);
         let mut cut = vec![f32::NAN; m * n];
         for (i, height) in [(0, 17), (17, 1), (18, 43)] {
-            for (j, width) in
-                [(0, packed.panels().columns()), (packed.panels().columns(), n - packed.panels().columns())]
-            {
+            for (j, width) in [(0, packed.columns()), (packed.columns(), n - packed.columns())] {
                 let dst = cut[i * n + j..].as_mut_ptr();
                 // SAFETY: as above.
-                unsafe { packed.panels().multiply((height, j, width), a.from(i, 0), dst, n, Onto::Nothing, 1.0) };
+                unsafe { packed.multiply((height, j, width), a.from(i, 0), dst, n, Onto::Nothing, 1.0) };
             }
         }
         assert_eq!(whole, cut);
@@ -222,10 +226,12 @@ mod tests {
     fn every_element_of_a_packed_matrix_lies_where_its_order_says() {
         let (k, n) = (800, 75);
         let b = values(k * n, 5);
-        let packed = Packed::new(k, n, View::new(&b, n, 1));
+        let order = Order::new(k, n);
+        let mut packed = vec![f32::NAN; order.len()];
+        Panels::pack(order, View::new(&b, n, 1), &mut packed);
         for p in 0..k {
             for j in 0..n {
-                assert_eq!(packed.value(p, j), b[p * n + j], "({p}, {j})");
+                assert_eq!(packed[order.at(p, j)], b[p * n + j], "({p}, {j})");
             }
         }
     }

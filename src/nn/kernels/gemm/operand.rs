@@ -1,5 +1,6 @@
 //! Packed operands: where their elements lie, and products of them.
 
+use super::amx;
 use super::pack::{SLACK, pack};
 use super::tile::{Block, Left, Onto};
 use super::{PANELS, SCRATCH, TILES, depth};
@@ -79,9 +80,12 @@ impl Order {
 }
 
 /// A right operand, packed once for many products.
-pub struct Packed {
-    order: Order,
-    values: Vec<f32>,
+pub struct Packed(Way);
+
+/// How its products are made.
+enum Way {
+    Vectors { order: Order, values: Vec<f32> },
+    Tiles(amx::Right),
 }
 
 impl Packed {
@@ -89,6 +93,9 @@ impl Packed {
     pub fn new(k: usize, n: usize, b: View<'_>) -> Self {
         let order = Order::new(k, n);
         assert!(b.has(k, n), "the right matrix is too small");
+        if amx::suits(order.path, k) {
+            return Self(Way::Tiles(amx::Right::new(k, n, b)));
+        }
         let mut values = unwritten(order.len());
         let (parts, across) = (k.div_ceil(depth(k)), n.div_ceil(PANELS * order.columns()));
         let shared = SharedMut::new(&mut values);
@@ -98,17 +105,37 @@ impl Packed {
             // SAFETY: just checked; each task has its own panels.
             unsafe { order.fill(b, task / across, (from, to), shared) };
         });
-        Self { order, values }
+        Self(Way::Vectors { order, values })
     }
 
+    /// What a cut between columns must be a multiple of.
     #[cfg(test)]
-    pub(super) fn value(&self, p: usize, j: usize) -> f32 {
-        self.values[self.order.at(p, j)]
+    pub(super) fn columns(&self) -> usize {
+        Instructions::used().columns()
     }
 
-    /// What is needed to multiply by it.
-    pub fn panels(&self) -> Panels<'_> {
-        Panels { order: self.order, values: &self.values }
+    /// See [`Panels::multiply`].
+    ///
+    /// # Safety
+    /// As there.
+    pub unsafe fn multiply(
+        &self,
+        sizes: (usize, usize, usize),
+        a: View<'_>,
+        dst: *mut f32,
+        stride: usize,
+        onto: Onto<'_>,
+        scale: f32,
+    ) {
+        // SAFETY: the caller vouches for all of it.
+        unsafe {
+            match &self.0 {
+                Way::Vectors { order, values } => {
+                    Panels::new(*order, values).multiply(sizes, a, dst, stride, onto, scale)
+                }
+                Way::Tiles(right) => right.multiply(sizes, a, dst, stride, onto, scale),
+            }
+        }
     }
 }
 
@@ -310,7 +337,7 @@ impl<'a> Tiles<'a> {
 fn readable<'a>(path: Instructions, a: View<'a>) -> Option<(&'a [f32], usize)> {
     match a.parts() {
         // fourteen rows have more addresses than there are registers for
-        (Values::F32(values), apart, 1) if path != Instructions::Avx512 => Some((values, apart)),
+        (Values::F32(values), apart, 1) if path < Instructions::Avx512 => Some((values, apart)),
         _ => None,
     }
 }

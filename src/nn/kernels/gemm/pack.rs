@@ -47,7 +47,7 @@ unsafe fn by_path<N: Number>(path: Instructions, from: Strided<N>, sizes: (usize
     unsafe {
         match path {
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => avx512(from, sizes, to, pitch),
+            Instructions::Amx | Instructions::Avx512 => avx512(from, sizes, to, pitch),
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2 => avx2(from, sizes, to, pitch),
             _ => group::<Portable, N>(from, sizes, to, pitch),

@@ -17,7 +17,7 @@ impl Instructions {
     /// Floats of a vector.
     pub fn lanes(self) -> usize {
         match self {
-            Self::Avx512 => 16,
+            Self::Amx | Self::Avx512 => 16,
             Self::Avx2 => 8,
             Self::Portable => Portable::LANES,
         }
@@ -31,7 +31,7 @@ impl Instructions {
     /// Rows of a tile: as many as the registers hold.
     pub fn rows(self) -> usize {
         match self {
-            Self::Avx512 => 14,
+            Self::Amx | Self::Avx512 => 14,
             _ => 6,
         }
     }
@@ -58,7 +58,7 @@ impl Onto<'_> {
 
     /// Where the rows of a tile are read, and how far they are apart.
     #[inline(always)]
-    fn place(&self, dst: *const f32, stride: usize) -> (*const f32, usize) {
+    pub(super) fn place(&self, dst: *const f32, stride: usize) -> (*const f32, usize) {
         static ZEROS: [f32; WIDE * 16] = [0.0; WIDE * 16];
         match self {
             Self::Nothing => (ZEROS.as_ptr(), 0),
@@ -135,7 +135,7 @@ impl Block<'_> {
         unsafe {
             match path {
                 #[cfg(target_arch = "x86_64")]
-                Instructions::Avx512 => avx512(self),
+                Instructions::Amx | Instructions::Avx512 => avx512(self),
                 #[cfg(target_arch = "x86_64")]
                 Instructions::Avx2 => avx2(self),
                 _ => portable(self),

@@ -151,7 +151,7 @@ impl Vector for Portable {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2, Avx512};
+pub(super) use x86::{Avx2, Avx512, turned};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -220,37 +220,57 @@ mod x86 {
         unsafe fn transpose<N: Number>(from: *const N, stride: usize, last: usize, to: *mut f32, pitch: usize) {
             // SAFETY: the caller vouches for sixteen rows and columns, and for the instructions.
             unsafe {
-                let mut a = [_mm512_setzero_ps(); 16];
-                let mut b = a;
-                for (i, row) in a.iter_mut().enumerate() {
+                let mut rows = [_mm512_setzero_ps(); 16];
+                for (i, row) in rows.iter_mut().enumerate() {
                     *row = N::load::<Self>(from.add(i.min(last) * stride)).0;
                 }
-                // within each quarter of the vectors: squares of 2, then of 4; then the quarters themselves
-                for i in 0..8 {
-                    b[2 * i] = _mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]);
-                    b[2 * i + 1] = _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]);
-                }
-                for i in 0..4 {
-                    a[4 * i] = _mm512_shuffle_ps::<0x44>(b[4 * i], b[4 * i + 2]);
-                    a[4 * i + 1] = _mm512_shuffle_ps::<0xee>(b[4 * i], b[4 * i + 2]);
-                    a[4 * i + 2] = _mm512_shuffle_ps::<0x44>(b[4 * i + 1], b[4 * i + 3]);
-                    a[4 * i + 3] = _mm512_shuffle_ps::<0xee>(b[4 * i + 1], b[4 * i + 3]);
-                }
-                // a[4 g + c]: of rows 4 g to 4 g + 3, columns c, 4 + c, 8 + c and 12 + c
-                for c in 0..4 {
-                    let low = _mm512_shuffle_f32x4::<0x88>(a[c], a[4 + c]); // columns c and 8 + c of rows 0 to 7
-                    let high = _mm512_shuffle_f32x4::<0x88>(a[8 + c], a[12 + c]);
-                    let low_odd = _mm512_shuffle_f32x4::<0xdd>(a[c], a[4 + c]); // columns 4 + c and 12 + c
-                    let high_odd = _mm512_shuffle_f32x4::<0xdd>(a[8 + c], a[12 + c]);
-                    b[c] = _mm512_shuffle_f32x4::<0x88>(low, high);
-                    b[8 + c] = _mm512_shuffle_f32x4::<0xdd>(low, high);
-                    b[4 + c] = _mm512_shuffle_f32x4::<0x88>(low_odd, high_odd);
-                    b[12 + c] = _mm512_shuffle_f32x4::<0xdd>(low_odd, high_odd);
-                }
-                for (j, column) in b.iter().enumerate() {
+                for (j, column) in turned(rows).iter().enumerate() {
                     _mm512_storeu_ps(to.add(j * pitch), *column);
                 }
             }
+        }
+    }
+
+    /// The rows of a square as its columns.
+    ///
+    /// # Safety
+    /// The machine must have AVX-512.
+    #[inline(always)]
+    pub unsafe fn turned(mut a: [__m512; 16]) -> [__m512; 16] {
+        // SAFETY: the caller vouches for the instructions.
+        unsafe {
+            let mut b = a;
+            // within each quarter of the vectors: squares of 2, then of 4; then the quarters themselves
+            for i in 0..8 {
+                b[2 * i] = _mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+                b[2 * i + 1] = _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+            }
+            for i in 0..4 {
+                a[4 * i] = _mm512_shuffle_ps::<0x44>(b[4 * i], b[4 * i + 2]);
+                a[4 * i + 1] = _mm512_shuffle_ps::<0xee>(b[4 * i], b[4 * i + 2]);
+                a[4 * i + 2] = _mm512_shuffle_ps::<0x44>(b[4 * i + 1], b[4 * i + 3]);
+                a[4 * i + 3] = _mm512_shuffle_ps::<0xee>(b[4 * i + 1], b[4 * i + 3]);
+            }
+            // a[4 g + c]: of rows 4 g to 4 g + 3, columns c, 4 + c, 8 + c and 12 + c
+            for c in 0..4 {
+                let low = _mm512_shuffle_f32x4::<0x88>(a[c], a[4 + c]); // columns c and 8 + c of rows 0 to 7
+                let high = _mm512_shuffle_f32x4::<0x88>(a[8 + c], a[12 + c]);
+                let low_odd = _mm512_shuffle_f32x4::<0xdd>(a[c], a[4 + c]); // columns 4 + c and 12 + c
+                let high_odd = _mm512_shuffle_f32x4::<0xdd>(a[8 + c], a[12 + c]);
+                b[c] = _mm512_shuffle_f32x4::<0x88>(low, high);
+                b[8 + c] = _mm512_shuffle_f32x4::<0xdd>(low, high);
+                b[4 + c] = _mm512_shuffle_f32x4::<0x88>(low_odd, high_odd);
+                b[12 + c] = _mm512_shuffle_f32x4::<0xdd>(low_odd, high_odd);
+            }
+            b
+        }
+    }
+
+    impl Avx512 {
+        /// The vector, for what this trait does not know of.
+        #[inline(always)]
+        pub fn vector(self) -> __m512 {
+            self.0
         }
     }
 
