@@ -160,7 +160,8 @@ impl CustomOp3 for Attention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::kernels::testing::compare;
+    use crate::nn::kernels::testing::{compare, tensor};
+    use candle_core::Var;
 
     fn check(batch: usize, s: usize, t: usize, heads: usize, d: usize, causal: bool) {
         let (q, k): (&[usize], &[usize]) = (&[batch, s, heads * d], &[batch, t, heads * d]);
@@ -211,6 +212,20 @@ mod tests {
             compare("attention beside bf16", &[q, k, k], 2e-2, &|x| {
                 attention_beside(&x[0], &x[1], &x[2], heads, causal, DType::BF16)
             });
+        }
+    }
+
+    /// The gradients of the values of all keys are what came in for all queries, as long as probabilities are those of the forward pass.
+    #[test]
+    fn probabilities_sum_to_one_in_the_backward_pass_too() {
+        for kept in [DType::F32, DType::BF16] {
+            let [q, k, v] = [1, 2, 3].map(|seed| Var::from_tensor(&tensor(&[1, 70, 80], seed, DType::F32)).unwrap());
+            let weights = tensor(&[1, 70, 80], 4, DType::F32);
+            let y = attention_beside(&q, &k, &v, 2, false, kept).unwrap();
+            let loss = (y * &weights).unwrap().sum_all().unwrap();
+            let dv = loss.backward().unwrap().get(&v).unwrap().sum(1).unwrap();
+            let off = (dv - weights.sum(1).unwrap()).unwrap().abs().unwrap().max_all().unwrap();
+            assert!(off.to_scalar::<f32>().unwrap() < 1e-4, "{kept:?}: {off}");
         }
     }
 
