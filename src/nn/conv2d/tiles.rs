@@ -74,10 +74,10 @@ pub(super) fn convolve(g: &Geometry, x: &[f32], kernel: Kernel<'_>, bias: Option
         let plane = (positions.div_ceil(LINE) | 1) * LINE;
         let band = Band { sample, first, rows, pitch, plane };
         planes.resize(planes.len().max(pairs * plane), 0);
-        let copy = Shared(planes.as_mut_ptr());
+        let copy = SharedMut::new(&mut planes);
         tasks(pairs, |pair| {
-            // SAFETY: each task has its own plane, and there are as many.
-            let plane = unsafe { std::slice::from_raw_parts_mut(copy.at(pair * plane), plane) };
+            // SAFETY: each task has its own plane; `slice` checks the bounds.
+            let plane = unsafe { copy.slice(pair * plane, plane) };
             fill(g, band, x, pair, plane);
         });
         let planes = &planes[..pairs * plane];
@@ -99,20 +99,6 @@ pub(super) fn convolve(g: &Geometry, x: &[f32], kernel: Kernel<'_>, bias: Option
         });
     }
     PLANES.set(planes);
-}
-
-#[derive(Clone, Copy)]
-struct Shared(*mut u32);
-
-// SAFETY: each task writes what is its own.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn at(self, offset: usize) -> *mut u32 {
-        self.0.wrapping_add(offset)
-    }
 }
 
 /// Copies a pair of channels.

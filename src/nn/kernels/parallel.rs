@@ -127,24 +127,24 @@ pub fn sum_parts(parts: &[f32], out: &mut [f32]) {
 
 /// A pointer that tasks share to write to parts of a slice that do not overlap.
 #[derive(Clone, Copy)]
-pub struct SharedMut {
-    data: *mut f32,
+pub struct SharedMut<T = f32> {
+    data: *mut T,
     len: usize,
 }
 
 // SAFETY: `SharedMut::at` is unsafe and demands that no two threads touch the same elements.
-unsafe impl Send for SharedMut {}
+unsafe impl<T: Send> Send for SharedMut<T> {}
 // SAFETY: as above.
-unsafe impl Sync for SharedMut {}
+unsafe impl<T: Send> Sync for SharedMut<T> {}
 
-impl SharedMut {
+impl<T> SharedMut<T> {
     /// Shares `data`, which must outlive every use.
-    pub fn new(data: &mut [f32]) -> Self {
+    pub fn new(data: &mut [T]) -> Self {
         Self { data: data.as_mut_ptr(), len: data.len() }
     }
 
     /// The pointer to element `offset`, checked to have `extent` elements from there.
-    pub fn at(self, offset: usize, extent: usize) -> *mut f32 {
+    pub fn at(self, offset: usize, extent: usize) -> *mut T {
         assert!(offset + extent <= self.len, "a task reaches past the end of its output");
         self.data.wrapping_add(offset)
     }
@@ -159,7 +159,7 @@ impl SharedMut {
     ///
     /// # Safety
     /// No other task may touch them meanwhile, and the shared slice must be alive.
-    pub unsafe fn slice<'a>(self, offset: usize, extent: usize) -> &'a mut [f32] {
+    pub unsafe fn slice<'a>(self, offset: usize, extent: usize) -> &'a mut [T] {
         // SAFETY: `at` checks the bounds; the caller vouches for the rest.
         unsafe { std::slice::from_raw_parts_mut(self.at(offset, extent), extent) }
     }

@@ -18,7 +18,7 @@ mod tile;
 use super::{Onto, depth};
 use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::matmul::View;
-use crate::nn::kernels::parallel::tasks;
+use crate::nn::kernels::parallel::{SharedMut, tasks};
 use crate::nn::kernels::values::Values;
 pub use rounded::Rounded;
 pub use shifted::{CHANNELS, SQUARE, Weights};
@@ -95,7 +95,7 @@ impl Right {
         assert!(b.has(k, n), "the right matrix is too small");
         let right = Self { k, n, parts: right_parts(b), lines: Vec::new() };
         let mut lines = split::lines(right.at(k.div_ceil(depth(k)), 0));
-        let shared = split::Shared::new(&mut lines);
+        let shared = SharedMut::new(&mut lines);
         let across = n.div_ceil(COLUMNS);
         tasks(k.div_ceil(depth(k)) * across, |task| {
             let (part, j) = (task / across, task % across * COLUMNS);

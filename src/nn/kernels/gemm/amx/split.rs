@@ -78,30 +78,6 @@ pub(super) fn grown(buffer: &mut Vec<Line>, n: usize) -> &mut [Line] {
     &mut buffer[..n]
 }
 
-/// Lines that tasks write side by side.
-#[derive(Clone, Copy)]
-pub(super) struct Shared {
-    lines: *mut Line,
-    len: usize,
-}
-
-// SAFETY: whoever writes through `at` must have those lines for itself.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    pub fn new(lines: &mut [Line]) -> Self {
-        Self { lines: lines.as_mut_ptr(), len: lines.len() }
-    }
-
-    /// Line `offset`, checked to have `extent` lines from there.
-    pub fn at(self, offset: usize, extent: usize) -> *mut Line {
-        assert!(offset + extent <= self.len, "a task reaches past the end of its output");
-        self.lines.wrapping_add(offset)
-    }
-}
-
 /// Splits the rows of `from`; what fills up the last chunk and the last sixteen rows is zero.
 ///
 /// # Safety
