@@ -15,7 +15,7 @@ use std::time::Instant;
 
 /// As the program itself has it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: erase_concept::process::Allocator = erase_concept::process::Allocator;
 
 fn main() -> Result<()> {
     // SAFETY: no other thread has been started yet.

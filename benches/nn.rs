@@ -36,7 +36,7 @@ struct Case {
 
 /// As the program itself has it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: erase_concept::process::Allocator = erase_concept::process::Allocator;
 
 fn main() -> Result<()> {
     // SAFETY: no other thread has been started yet.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// See [`process`].
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: process::Allocator = process::Allocator;
 
 /// Deep graphs are freed recursively by candle; this is address space, touched only as far as it is needed.
 const STACK: usize = 512 << 20;

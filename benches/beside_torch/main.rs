@@ -16,7 +16,7 @@ use std::process::{Command, ExitCode};
 
 /// As the program itself has it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: erase_concept::process::Allocator = erase_concept::process::Allocator;
 
 /// Every piece with what it is, and PyTorch's piece that it stands beside.
 const PIECES: [(&str, &str, Option<&str>); 10] = [

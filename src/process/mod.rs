@@ -1,8 +1,19 @@
 //! What a process that computes sets first: its allocator and its threads.
 //!
 //! Networks allocate and free large tensors all the time; the system's allocator gives each back to the kernel, and the page
-//! faults of taking it again cost more than the arithmetic. So a program should use mimalloc (`#[global_allocator]`), which
-//! [`set_up`] tells to keep what is freed; [`release`] gives it back between stages, whose tensors have other sizes.
+//! faults of taking it again cost more than the arithmetic. So a program should use [`Allocator`] (`#[global_allocator]`), which keeps
+//! what is freed; [`release`] gives it back between stages, whose tensors have other sizes.
+
+#[cfg(unix)]
+mod allocator;
+#[cfg(unix)]
+mod free_list;
+
+#[cfg(unix)]
+pub use allocator::Allocator;
+/// The program's allocator, for `#[global_allocator]`.
+#[cfg(not(unix))]
+pub use mimalloc::MiMalloc as Allocator;
 
 /// mimalloc's `mi_option_purge_delay`, in milliseconds: how long freed memory is kept for the next tensor.
 const PURGE_DELAY: (i32, i64) = (15, 1 << 30);
@@ -28,4 +39,6 @@ pub unsafe fn set_up(threads: Option<usize>) {
 pub fn release() {
     // SAFETY: may be called at any time.
     unsafe { libmimalloc_sys::mi_collect(true) };
+    #[cfg(unix)]
+    allocator::release();
 }
