@@ -10,7 +10,7 @@ use erase_concept::erase::gradient;
 use erase_concept::erase::loss::denoising;
 use erase_concept::erase::memory::Thrift;
 use erase_concept::erase::student::{Predictor, Student};
-use erase_concept::nn::{Gradients, ParamStore, backward};
+use erase_concept::nn::{Gradients, ParamStore, backward, backward_recorded, record, record_lean};
 use erase_concept::sd::{Conditions, Unet, UnetConfig};
 
 fn demo() -> (UnetConfig, ParamStore) {
@@ -59,6 +59,36 @@ fn cross_attention_alone() {
 #[test]
 fn every_parameter() {
     compare("full", &|_| true);
+}
+
+/// The gradients of a pass that keeps everything or forgets what it can make again, under two texts.
+fn recorded(lean: bool, chosen: &dyn Fn(&str) -> bool) -> Gradients {
+    let (config, mut params) = demo();
+    let names: Vec<String> = params.tensors().keys().filter(|name| chosen(name)).cloned().collect();
+    params.make_trainable(&names).unwrap();
+    let unet = Unet::new(&config, &params).unwrap();
+    let mut noise = Generator::new(11);
+    let mut randn = |shape: &[usize]| noise.randn_tensor(shape, &Device::Cpu).unwrap();
+    let (x, context) = (randn(&[1, 4, 24, 16]), randn(&[2, 32, 128]));
+    let pass = || unet.forward(&x, &[321.0], &context);
+    let (y, record) = if lean { record_lean(pass) } else { record(pass) }.unwrap();
+    backward_recorded(y.sqr().unwrap().mean_all().unwrap(), vec![record], &params).unwrap()
+}
+
+#[test]
+fn what_is_made_again_is_what_was_forgotten() {
+    let scopes = ["attn2", "", "attn1.to_k", "norm3", "ff.net.2.weight", "resnets.1.conv1", "conv_shortcut.weight"];
+    for scope in scopes {
+        let [whole, lean] = [false, true].map(|lean| recorded(lean, &|name| name.contains(scope)));
+        assert_eq!(whole.keys().collect::<Vec<_>>(), lean.keys().collect::<Vec<_>>());
+        for (name, whole) in &whole {
+            let bits = |tensor: &Tensor| -> Vec<u32> {
+                tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+            };
+            assert!(bits(whole) == bits(&lean[name]), "{scope:?}: the gradient of {name} is another");
+            assert!(bits(whole).iter().any(|bits| *bits != 0), "{scope:?}: {name} has no gradient");
+        }
+    }
 }
 
 #[test]

@@ -11,8 +11,8 @@ use crate::sd::Unet;
 use candle_core::{Device, Tensor};
 use std::ops::Range;
 
-/// Latents of up to so many pixels are small.
-const SMALL: usize = 32 * 32;
+/// Latents of up to so many pixels are small: of larger ones what is cheap to make again is not kept.
+pub const SMALL: usize = 32 * 32;
 /// Rows of a share of small latents, about.
 const ROWS: usize = 4;
 /// Pixels of the latents of a share on a GPU: 8 rows of SD 1.x.

@@ -1,7 +1,8 @@
 //! The network that is trained, as a loss sees it: with its graph in memory, or with checkpoints.
 
+use super::gradient::SMALL;
 use crate::Result;
-use crate::nn::{Gradients, ParamStore, Record, backward_recorded, record};
+use crate::nn::{Gradients, ParamStore, Record, backward_recorded, record, record_lean};
 use crate::sd::{Conditions, Tape, Unet, backward_through};
 use candle_core::Tensor;
 use std::cell::RefCell;
@@ -24,7 +25,9 @@ impl Predictor for Unet {
 impl Predictor for Student<'_> {
     fn predict(&self, x: &Tensor, t: &[f32], conditions: &Conditions) -> Result<Tensor> {
         let Some(tapes) = &self.tapes else {
-            let (prediction, record) = record(|| self.unet.forward(x, t, conditions))?;
+            let pass = || self.unet.forward(x, t, conditions);
+            let (_, _, height, width) = x.dims4()?;
+            let (prediction, record) = if height * width > SMALL { record_lean(pass) } else { record(pass) }?;
             self.records.borrow_mut().push(record);
             return Ok(prediction);
         };

@@ -41,7 +41,7 @@ pub use layer_norm::{LayerNorm, layer_norm};
 pub use layout::{add_per_channel, from_tokens, to_tokens};
 pub use linear::{Linear, linear};
 pub use params::{LoadReport, Loader, ParamPath, ParamStore, Shapes};
-pub use record::{Record, record};
+pub use record::{Record, forget, record, record_lean};
 pub use release::release;
 pub use rows::{assuming_rows, by_rows, side_by_side};
 pub use stay::Stay;

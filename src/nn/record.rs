@@ -4,8 +4,13 @@
 //! gradient itself, and it holds every activation until its end. While [`record`] is at work, an op's result is a leaf of candle's
 //! graph and the op stands in a list; [`Record::backward`] goes through the list from its end, moves a gradient where it is the first,
 //! and drops what it has passed.
+//!
+//! What is cheap to make need not be kept at all: [`forget`] gives the elements of a result back, and the backward pass makes them again
+//! from its op's operands just before they are read (selective checkpointing: Korthikanti et al. 2022, «Reducing Activation Recomputation
+//! in Large Transformer Models»).
 
 use super::combine::add;
+use super::release::{give_back, is_given_back, replace};
 use crate::Result;
 use candle_core::backprop::GradStore;
 use candle_core::op::BackpropOp;
@@ -13,12 +18,23 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Result as Outcome, Shape, Storage, Tensor, TensorId, bail,
 };
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// The ops of a pass, in order.
 #[derive(Default)]
 pub struct Record {
     nodes: Vec<Node>,
+    /// Which op made which elements.
+    results: HashMap<Elements, usize>,
+    /// What the backward pass makes again.
+    forgotten: HashSet<Elements>,
+}
+
+/// What tells the elements of a tensor (and of its views) from all others, as long as somebody holds them.
+type Elements = usize;
+
+fn elements(x: &Tensor) -> Elements {
+    std::ptr::from_ref(&*x.storage_and_layout().0) as usize
 }
 
 /// An op with its operands.
@@ -28,6 +44,60 @@ enum Op {
     Three([Tensor; 3], Box<dyn CustomOp3 + Send + Sync>),
 }
 
+impl Op {
+    fn operands(&self) -> &[Tensor] {
+        match self {
+            Self::One(x, _) => x,
+            Self::Two(x, _) => x,
+            Self::Three(x, _) => x,
+        }
+    }
+
+    fn forward(&self) -> Outcome<(Storage, Shape)> {
+        match self {
+            Self::One([x], op) => {
+                let (sx, lx) = x.storage_and_layout();
+                match &*sx {
+                    Storage::Cpu(x) => Ok(on_cpu(op.cpu_fwd(x, lx)?)),
+                    Storage::Cuda(x) => Ok(on_gpu(op.cuda_fwd(x, lx)?)),
+                    Storage::Metal(_) => apart(),
+                }
+            }
+            Self::Two([x, y], op) => {
+                let ((sx, lx), (sy, ly)) = (x.storage_and_layout(), y.storage_and_layout());
+                match (&*sx, &*sy) {
+                    (Storage::Cpu(x), Storage::Cpu(y)) => Ok(on_cpu(op.cpu_fwd(x, lx, y, ly)?)),
+                    (Storage::Cuda(x), Storage::Cuda(y)) => Ok(on_gpu(op.cuda_fwd(x, lx, y, ly)?)),
+                    _ => apart(),
+                }
+            }
+            Self::Three([x, y, z], op) => {
+                let ((sx, lx), (sy, ly)) = (x.storage_and_layout(), y.storage_and_layout());
+                let (sz, lz) = z.storage_and_layout();
+                match (&*sx, &*sy, &*sz) {
+                    (Storage::Cpu(x), Storage::Cpu(y), Storage::Cpu(z)) => Ok(on_cpu(op.cpu_fwd(x, lx, y, ly, z, lz)?)),
+                    (Storage::Cuda(x), Storage::Cuda(y), Storage::Cuda(z)) => {
+                        Ok(on_gpu(op.cuda_fwd(x, lx, y, ly, z, lz)?))
+                    }
+                    _ => apart(),
+                }
+            }
+        }
+    }
+
+    /// The gradients of the operands; of those that are not there, none.
+    fn backward(&self, result: &Tensor, dy: &Tensor) -> Outcome<[Option<Tensor>; 3]> {
+        Ok(match self {
+            Self::One([x], op) => [op.bwd(x, result, dy)?, None, None],
+            Self::Two([x, y], op) => {
+                let (a, b) = op.bwd(x, y, result, dy)?;
+                [a, b, None]
+            }
+            Self::Three([x, y, z], op) => op.bwd(x, y, z, result, dy)?.into(),
+        })
+    }
+}
+
 struct Node {
     result: Tensor,
     op: Op,
@@ -35,8 +105,9 @@ struct Node {
 
 #[derive(Default)]
 struct Running {
-    nodes: Vec<Node>,
-    results: HashSet<TensorId>,
+    record: Record,
+    /// Whether [`forget`] does anything.
+    forgets: bool,
 }
 
 thread_local! {
@@ -57,16 +128,52 @@ impl Drop for Restore {
 /// # Errors
 /// Those of `work`.
 pub fn record<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Record)> {
-    let restore = Restore(RUNNING.replace(Some(Running::default())));
+    recorded(false, work)
+}
+
+/// As [`record`], without what the layers [`forget`].
+///
+/// # Errors
+/// Those of `work`.
+pub fn record_lean<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Record)> {
+    recorded(true, work)
+}
+
+fn recorded<T>(forgets: bool, work: impl FnOnce() -> Result<T>) -> Result<(T, Record)> {
+    let restore = Restore(RUNNING.replace(Some(Running { forgets, ..Running::default() })));
     let result = work()?;
-    let nodes = RUNNING.take().map_or_else(Vec::new, |running| running.nodes);
+    let record = RUNNING.take().map_or_else(Record::default, |running| running.record);
     drop(restore);
-    Ok((result, Record { nodes }))
+    Ok((result, record))
+}
+
+/// Gives back the elements of a result that is cheap to make again, if this pass is recorded by [`record_lean`] (on a CPU), and says
+/// whether it did. Nothing else of the forward pass may read it, nor may what it was made of be released, but for results that were made
+/// of others that are there: those are made again with it.
+///
+/// # Errors
+/// None that a caller could mend.
+pub fn forget(x: &Tensor) -> Result<bool> {
+    let key = elements(x);
+    let forgets = RUNNING.with_borrow_mut(|running| {
+        let Some(running) = running.as_mut().filter(|running| running.forgets && x.device().is_cpu()) else {
+            return false;
+        };
+        let made = running.record.results.contains_key(&key);
+        if made {
+            running.record.forgotten.insert(key);
+        }
+        made
+    });
+    if forgets {
+        give_back(x)?;
+    }
+    Ok(forgets)
 }
 
 /// Whether this is a result that is recorded right now: no parameter, though candle takes it for one.
 pub(super) fn is_recorded(x: &Tensor) -> bool {
-    RUNNING.with_borrow(|running| running.as_ref().is_some_and(|running| running.results.contains(&x.id())))
+    RUNNING.with_borrow(|running| running.as_ref().is_some_and(|running| running.record.made(x)))
 }
 
 fn records(operands: &[&Tensor]) -> bool {
@@ -75,16 +182,18 @@ fn records(operands: &[&Tensor]) -> bool {
         && RUNNING.with_borrow(|running| running.is_some())
 }
 
-/// The result as a leaf, noted down with its op.
-fn keep((storage, shape): (Storage, Shape), op: Op) -> Tensor {
+/// The result of an op as a leaf, noted down with it.
+fn keep(op: Op) -> Outcome<Tensor> {
+    let (storage, shape) = op.forward()?;
     let result = Tensor::from_storage(storage, shape, BackpropOp::none(), true);
+    let key = elements(&result);
     RUNNING.with_borrow_mut(|running| {
-        if let Some(running) = running {
-            running.results.insert(result.id());
-            running.nodes.push(Node { result: result.clone(), op });
+        if let Some(Running { record, .. }) = running {
+            record.results.insert(key, record.nodes.len());
+            record.nodes.push(Node { result: result.clone(), op });
         }
     });
-    result
+    Ok(result)
 }
 
 fn on_cpu((storage, shape): (CpuStorage, Shape)) -> (Storage, Shape) {
@@ -104,15 +213,7 @@ pub(super) fn apply1(x: &Tensor, op: impl CustomOp1 + Send + Sync + 'static) -> 
     if !records(&[x]) {
         return x.apply_op1(op);
     }
-    let result = {
-        let (sx, lx) = x.storage_and_layout();
-        match &*sx {
-            Storage::Cpu(x) => on_cpu(op.cpu_fwd(x, lx)?),
-            Storage::Cuda(x) => on_gpu(op.cuda_fwd(x, lx)?),
-            Storage::Metal(_) => return apart(),
-        }
-    };
-    Ok(keep(result, Op::One([x.clone()], Box::new(op))))
+    keep(Op::One([x.clone()], Box::new(op)))
 }
 
 /// As candle's `apply_op2`.
@@ -120,15 +221,7 @@ pub(super) fn apply2(x: &Tensor, y: &Tensor, op: impl CustomOp2 + Send + Sync + 
     if !records(&[x, y]) {
         return x.apply_op2(y, op);
     }
-    let result = {
-        let ((sx, lx), (sy, ly)) = (x.storage_and_layout(), y.storage_and_layout());
-        match (&*sx, &*sy) {
-            (Storage::Cpu(x), Storage::Cpu(y)) => on_cpu(op.cpu_fwd(x, lx, y, ly)?),
-            (Storage::Cuda(x), Storage::Cuda(y)) => on_gpu(op.cuda_fwd(x, lx, y, ly)?),
-            _ => return apart(),
-        }
-    };
-    Ok(keep(result, Op::Two([x.clone(), y.clone()], Box::new(op))))
+    keep(Op::Two([x.clone(), y.clone()], Box::new(op)))
 }
 
 /// As candle's `apply_op3`.
@@ -141,16 +234,7 @@ pub(super) fn apply3(
     if !records(&[x, y, z]) {
         return x.apply_op3(y, z, op);
     }
-    let result = {
-        let ((sx, lx), (sy, ly)) = (x.storage_and_layout(), y.storage_and_layout());
-        let (sz, lz) = z.storage_and_layout();
-        match (&*sx, &*sy, &*sz) {
-            (Storage::Cpu(x), Storage::Cpu(y), Storage::Cpu(z)) => on_cpu(op.cpu_fwd(x, lx, y, ly, z, lz)?),
-            (Storage::Cuda(x), Storage::Cuda(y), Storage::Cuda(z)) => on_gpu(op.cuda_fwd(x, lx, y, ly, z, lz)?),
-            _ => return apart(),
-        }
-    };
-    Ok(keep(result, Op::Three([x.clone(), y.clone(), z.clone()], Box::new(op))))
+    keep(Op::Three([x.clone(), y.clone(), z.clone()], Box::new(op)))
 }
 
 impl Record {
@@ -160,26 +244,53 @@ impl Record {
     /// # Errors
     /// Those of the ops.
     pub fn backward(mut self, store: &mut GradStore) -> Result<()> {
-        while let Some(Node { result, op }) = self.nodes.pop() {
-            let Some(dy) = store.remove(&result) else { continue };
-            let (operands, gradients) = match &op {
-                Op::One(x, op) => (&x[..], [op.bwd(&x[0], &result, &dy)?, None, None]),
-                Op::Two(x, op) => {
-                    let (a, b) = op.bwd(&x[0], &x[1], &result, &dy)?;
-                    (&x[..], [a, b, None])
-                }
-                Op::Three(x, op) => {
-                    let (a, b, c) = op.bwd(&x[0], &x[1], &x[2], &result, &dy)?;
-                    (&x[..], [a, b, c])
-                }
-            };
-            drop(dy);
-            for (x, gradient) in operands.iter().zip(gradients) {
-                if let Some(gradient) = gradient.filter(|_| x.track_op()) {
-                    give(store, x, gradient)?;
-                }
+        while let Some(Node { result, .. }) = self.nodes.last() {
+            if let Some(dy) = store.remove(result) {
+                self.step(dy, store)?;
+            }
+            self.nodes.pop();
+        }
+        Ok(())
+    }
+
+    /// Backwards through the last op.
+    fn step(&self, dy: Tensor, store: &mut GradStore) -> Result<()> {
+        let Some(Node { result, op }) = self.nodes.last() else { return Ok(()) };
+        let mut made = Vec::new();
+        for x in op.operands().iter().chain([result]).filter(|x| self.forgotten.contains(&elements(x))) {
+            self.make_again(x, &mut made)?;
+        }
+        let gradients = op.backward(result, &dy)?;
+        drop(dy);
+        // what was made on the way and nobody reads
+        for x in made.iter().filter(|x| !self.forgotten.contains(&elements(x))) {
+            give_back(x)?;
+        }
+        for (x, gradient) in op.operands().iter().zip(gradients) {
+            if let Some(gradient) = gradient.filter(|_| x.track_op()) {
+                give(store, x, gradient)?;
             }
         }
+        Ok(())
+    }
+
+    /// Whether this pass made the tensor.
+    fn made(&self, x: &Tensor) -> bool {
+        let node = self.results.get(&elements(x)).and_then(|node| self.nodes.get(*node));
+        node.is_some_and(|node| node.result.id() == x.id())
+    }
+
+    /// Makes the elements of `x` again, if they were given back, and before them those that it was made of.
+    fn make_again(&self, x: &Tensor, made: &mut Vec<Tensor>) -> Outcome<()> {
+        if !is_given_back(x) {
+            return Ok(());
+        }
+        let Some(Node { result, op }) = self.results.get(&elements(x)).and_then(|node| self.nodes.get(*node)) else {
+            bail!("what the backward pass reads was given back, and nothing says how it was made")
+        };
+        op.operands().iter().try_for_each(|operand| self.make_again(operand, made))?;
+        replace(result, op.forward()?.0)?;
+        made.push(result.clone());
         Ok(())
     }
 }
@@ -212,7 +323,7 @@ fn sum(before: Option<Tensor>, more: Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::{geglu, linear, silu};
+    use crate::nn::{geglu, linear, release, silu};
     use candle_core::{Device, Layout, Var};
     use std::sync::{Arc, Weak};
 
@@ -243,6 +354,53 @@ mod tests {
             let largest = candles.iter().fold(0f32, |m, v| m.max(v.abs()));
             assert!(largest > 0.0 && ours.iter().zip(&candles).all(|(a, b)| (a - b).abs() <= 1e-6 * largest));
         }
+    }
+
+    #[test]
+    fn what_was_forgotten_is_made_again_when_it_is_read() {
+        let x = Var::new(&[[1f32, -2., 3.], [0.5, 4., -1.]], &Device::Cpu).unwrap();
+        let gradient = |forgets: bool| {
+            let (mut kept, mut gone) = (0, Vec::new());
+            let (y, record) = recorded(forgets, || {
+                let a = silu(&x)?;
+                let b = add(&a, &a)?;
+                let c = silu(&b)?;
+                let d = silu(&c.reshape((3, 2))?)?; // of a view: its elements are those of `c`
+                assert_eq!((forget(&b)?, forget(&c)?, forget(x.as_tensor())?), (forgets, forgets, false));
+                if forgets {
+                    release(a.clone())?; // nobody reads it but who makes `b` again
+                }
+                kept += usize::from(!is_given_back(&d));
+                gone.extend([a, b, c].iter().map(is_given_back));
+                Ok(d)
+            })
+            .unwrap();
+            assert_eq!((kept, gone), (1, vec![forgets; 3]));
+            let mut store = y.sum_all().unwrap().backward().unwrap();
+            record.backward(&mut store).unwrap();
+            store.get(&x).unwrap().to_vec2::<f32>().unwrap()
+        };
+        assert_eq!(gradient(true), gradient(false));
+        let (y, _) = record(|| silu(&x)).unwrap();
+        assert!(!forget(&y).unwrap(), "nothing is recorded any more");
+    }
+
+    #[test]
+    fn what_cannot_be_made_again_is_an_error() {
+        let x = Var::new(&[1f32, -2., 3.], &Device::Cpu).unwrap();
+        let (y, record) = record_lean(|| {
+            let halves = (x.as_tensor() * 0.5)?; // candle's own: nobody noted it down
+            let y = silu(&silu(&halves)?)?;
+            give_back(&halves)?;
+            Ok(y)
+        })
+        .unwrap();
+        let forgotten: Vec<Elements> = record.nodes.iter().map(|node| elements(&node.result)).collect();
+        let record = Record { forgotten: forgotten.into_iter().collect(), ..record };
+        give_back(&record.nodes[0].result).unwrap();
+        let mut store = y.sum_all().unwrap().backward().unwrap();
+        let error = record.backward(&mut store).unwrap_err().to_string();
+        assert!(error.contains("was given back"), "{error}");
     }
 
     /// Passes on what it gets, and looks whether the one after it is still there when its own turn comes.

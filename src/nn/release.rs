@@ -5,7 +5,8 @@
 
 use super::record::is_recorded;
 use crate::Result;
-use candle_core::{CpuStorage, CudaStorage, InplaceOp1, Layout, Tensor};
+use candle_core::{CpuStorage, CudaStorage, InplaceOp1, Layout, Storage, Tensor};
+use std::sync::Mutex;
 
 /// Gives back the elements of `x`. Whoever calls this knows that nothing will read them: neither another reader of the same tensor (or
 /// of one that shares its elements), nor the backward pass of the op that made it (attention) or of an op that took it (norms,
@@ -14,9 +15,41 @@ use candle_core::{CpuStorage, CudaStorage, InplaceOp1, Layout, Tensor};
 /// Without a graph nothing happens: dropping `x` is enough.
 pub fn release(x: Tensor) -> Result<()> {
     if x.track_op() && (!x.is_variable() || is_recorded(&x)) {
-        x.inplace_op1(&Release)?;
+        give_back(&x)?;
     }
     Ok(())
+}
+
+/// Gives back the elements of `x`, whoever reads them.
+pub(super) fn give_back(x: &Tensor) -> candle_core::Result<()> {
+    x.inplace_op1(&Release)
+}
+
+/// Whether the elements of `x` were given back (in main memory).
+pub(super) fn is_given_back(x: &Tensor) -> bool {
+    matches!(&*x.storage_and_layout().0, Storage::Cpu(CpuStorage::F32(values)) if values.is_empty())
+        && x.elem_count() > 0
+}
+
+/// Puts elements in the place of those that were given back (in main memory).
+pub(super) fn replace(x: &Tensor, elements: Storage) -> candle_core::Result<()> {
+    x.inplace_op1(&Replace(Mutex::new(Some(elements))))
+}
+
+struct Replace(Mutex<Option<Storage>>);
+
+impl InplaceOp1 for Replace {
+    fn name(&self) -> &'static str {
+        "replace"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, _: &Layout) -> candle_core::Result<()> {
+        match self.0.lock().map(|mut elements| elements.take()) {
+            Ok(Some(Storage::Cpu(elements))) => *storage = elements,
+            _ => candle_core::bail!("elements of another device"),
+        }
+        Ok(())
+    }
 }
 
 struct Release;

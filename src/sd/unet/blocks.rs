@@ -4,7 +4,7 @@ use super::UnetConfig;
 use super::context::Context;
 use super::resnet::{Downsample, ResnetBlock, Upsample};
 use super::transformer::Transformer2d;
-use crate::nn::{ParamPath, concat_channels, release, repeat_rows};
+use crate::nn::{ParamPath, concat_channels, forget, release, repeat_rows};
 use crate::{Error, Result};
 use candle_core::Tensor;
 
@@ -147,7 +147,10 @@ impl UpBlock {
         let skip = skips.pop().ok_or_else(|| Error::Weights("the UNet has more up resnets than skips".into()))?;
         let both = concat_channels(x, &repeat_rows(&skip, x.dim(0)?)?)?; // (B, in + skip, H, W)
         let h = self.resnets[j].forward(&both, temb)?;
-        release(x.clone())?;
+        // what they can be joined of again is kept instead
+        if !forget(&both)? {
+            release(x.clone())?;
+        }
         match self.attentions.get(j) {
             Some(attention) => attention.forward(&h, context),
             None => Ok(h),

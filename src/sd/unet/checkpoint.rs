@@ -8,7 +8,7 @@
 
 use super::context::Context;
 use super::{AddedConditions, Stage, Unet};
-use crate::nn::{Gradients, ParamStore, complete, gather, on_deep_stack, record, repeat_rows, total};
+use crate::nn::{Gradients, ParamStore, complete, gather, on_deep_stack, record_lean, repeat_rows, total};
 use crate::sd::Conditions;
 use crate::{Error, Result};
 use candle_core::{Tensor, Var};
@@ -137,7 +137,7 @@ impl Tape<'_> {
         // only the number of the skips before those that it takes matters, so any tensor stands for them
         let mut skips = vec![self.temb.clone(); piece.before - taken.len()];
         skips.extend(taken.iter().cloned());
-        let (out, record) = record(|| self.unet.run(piece.stage, &h, &temb, &self.context, &mut skips))?;
+        let (out, record) = record_lean(|| self.unet.run(piece.stage, &h, &temb, &self.context, &mut skips))?;
         let mut scalar = total(&(&out * &cotangents.h)?)?;
         for (skip, gradient) in skips.iter().zip(&mut cotangents.skips).take(piece.after).skip(piece.before) {
             if let Some(gradient) = gradient.take() {

@@ -3,8 +3,8 @@
 use super::context::{Context, Keys};
 use crate::Result;
 use crate::nn::{
-    Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention_beside, from_tokens, geglu_linear_over, release,
-    repeat_rows, to_tokens,
+    Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention_beside, forget, from_tokens, geglu_linear_over,
+    release, repeat_rows, to_tokens,
 };
 use candle_core::{Tensor, TensorId};
 
@@ -46,7 +46,15 @@ impl Attention {
     /// Shape: `x` `(B, S, channels)`, keys and values `(B, T, channels)` -> `(B, S, channels)`.
     fn forward(&self, x: &Tensor, (k, v): Keys) -> Result<Tensor> {
         let q = self.to_q.forward(x)?;
-        self.to_out.forward(&attention_beside(&q, &k, &v, self.heads, false, self.to_q.kept())?)
+        let y = self.to_out.forward(&attention_beside(&q, &k, &v, self.heads, false, self.to_q.kept())?)?;
+        // attention's result is kept: it is the one thing here that takes time
+        forget(&q)?;
+        Ok(y)
+    }
+
+    /// What was normed for it, and nothing else.
+    fn done_with(&self, normed: Tensor) -> Result<()> {
+        if self.reads_input() { forget(&normed).map(drop) } else { release(normed) }
     }
 }
 
@@ -73,7 +81,10 @@ impl FeedForward {
 
     /// Nothing else reads `x`.
     fn forward(&self, x: Tensor) -> Result<Tensor> {
-        geglu_linear_over(self.proj.forward_releasing(x)?, &self.out)
+        let projected = self.proj.forward_releasing(x)?;
+        let y = geglu_linear_over(projected.clone(), &self.out)?;
+        forget(&projected)?;
+        Ok(y)
     }
 }
 
@@ -102,18 +113,20 @@ impl TransformerBlock {
 
     fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
         let normed = self.norm1.forward(x)?;
-        let x = add_last(x, self.attn1.forward(&normed, self.attn1.keys(&normed)?)?)?;
-        if !self.attn1.reads_input() {
-            release(normed)?;
-        }
+        let keys = self.attn1.keys(&normed)?;
+        let attended = add_last(x, self.attn1.forward(&normed, keys.clone())?)?;
+        forget(&keys.0)?;
+        forget(&keys.1)?;
+        self.attn1.done_with(normed)?;
         // from here on every text of a row has a row of its own
-        let x = repeat_rows(&x, context.rows()?)?;
+        let x = repeat_rows(&attended, context.rows()?)?;
         let normed = self.norm2.forward(&x)?;
-        let x = add_last(&x, self.attn2.forward(&normed, context.keys(&self.attn2)?)?)?;
-        if !self.attn2.reads_input() {
-            release(normed)?;
-        }
-        add_last(&x, self.ff.forward(self.norm3.forward(&x)?)?)
+        let told = add_last(&x, self.attn2.forward(&normed, context.keys(&self.attn2)?)?)?;
+        self.attn2.done_with(normed)?;
+        forget(&x)?;
+        let y = add_last(&told, self.ff.forward(self.norm3.forward(&told)?)?)?;
+        forget(&told)?;
+        Ok(y)
     }
 }
 
