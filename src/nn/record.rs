@@ -260,12 +260,12 @@ impl Record {
         for x in op.operands().iter().chain([result]).filter(|x| self.forgotten.contains(&elements(x))) {
             self.make_again(x, &mut made)?;
         }
-        let gradients = op.backward(result, &dy)?;
-        drop(dy);
         // what was made on the way and nobody reads
         for x in made.iter().filter(|x| !self.forgotten.contains(&elements(x))) {
             give_back(x)?;
         }
+        let gradients = op.backward(result, &dy)?;
+        drop(dy);
         for (x, gradient) in op.operands().iter().zip(gradients) {
             if let Some(gradient) = gradient.filter(|_| x.track_op()) {
                 give(store, x, gradient)?;

@@ -13,7 +13,7 @@ use std::ptr::null_mut;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Blocks of so many bytes and more are whole pages.
-const LARGE: usize = 1 << 19;
+const LARGE: usize = 1 << 17;
 
 static FREE: Mutex<FreeList> = Mutex::new(FreeList::new());
 

@@ -46,9 +46,13 @@ impl Attention {
     /// Shape: `x` `(B, S, channels)`, keys and values `(B, T, channels)` -> `(B, S, channels)`.
     fn forward(&self, x: &Tensor, (k, v): Keys) -> Result<Tensor> {
         let q = self.to_q.forward(x)?;
-        let y = self.to_out.forward(&attention_beside(&q, &k, &v, self.heads, false, self.to_q.kept())?)?;
-        // attention's result is kept: it is the one thing here that takes time
+        let attended = attention_beside(&q, &k, &v, self.heads, false, self.to_q.kept())?;
+        let y = self.to_out.forward(&attended)?;
         forget(&q)?;
+        // beside the text it is soon made again, beside all pixels it is the one thing here that takes time
+        if k.dim(1)? < q.dim(1)? {
+            forget(&attended)?;
+        }
         Ok(y)
     }
 
@@ -192,9 +196,11 @@ impl Transformer2d {
                 linear.forward_releasing(tokens)?
             }
         };
+        let entered = h.clone();
         for block in &self.transformer_blocks {
             h = block.forward(&h, context)?;
         }
+        forget(&entered)?;
         let h = match &self.proj_out {
             Projection::Conv(conv) => {
                 let map = from_tokens(&h, height, width)?; // (B, C, H, W)
