@@ -66,6 +66,14 @@ impl Linear {
         self.weight.track_op()
     }
 
+    /// The gradient of [`Linear::forward`] in its input, on a CPU. Shape: contiguous `(rows, out)` -> `(rows, in)`.
+    pub(super) fn input_gradient(&self, dy: &Tensor) -> candle_core::Result<Tensor> {
+        let shape = (dy.dim(0)?, self.weight.dim(1)?);
+        let ((sw, lw), (sd, ld)) = (self.weight.storage_and_layout(), dy.storage_and_layout());
+        let dx = input_gradient(weight_values(&sw, lw)?, lw.dims(), slice(&sd, ld)?);
+        Tensor::from_vec(dx, shape, dy.device())
+    }
+
     /// Shape: `(.., in)` -> `(.., out)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         multiply(x, &self.weight, self.bias.as_ref(), self.packed.clone())
@@ -121,6 +129,15 @@ fn reference(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tenso
     Ok(y.reshape(shape)?)
 }
 
+/// `dy W`, with a contiguous `W` of `shape` `(out, in)`.
+fn input_gradient(weight: Values<'_>, shape: &[usize], dy: &[f32]) -> Vec<f32> {
+    let (outputs, inputs) = (shape[0], shape[1]);
+    let rows = dy.len() / outputs.max(1);
+    let mut dx = unwritten(rows * inputs);
+    matmul((rows, inputs, outputs), View::new(dy, outputs, 1), View::new(weight, inputs, 1), Onto::Nothing, &mut dx);
+    dx
+}
+
 /// `y = x W^T + b` with `dx = dy W`, `dW = dy^T x`, `db = sum of the rows of dy`, each only for a tracked operand.
 #[derive(Default)]
 pub(super) struct Product {
@@ -171,11 +188,7 @@ impl Product {
         let ((sx, lx), (sw, lw), (sd, ld)) =
             (x.storage_and_layout(), weight.storage_and_layout(), dy.storage_and_layout());
         let (w, dy) = (weight_values(&sw, lw)?, slice(&sd, ld)?);
-        let dx = wanted.then(|| {
-            let mut dx = unwritten(rows * inputs);
-            matmul((rows, inputs, outputs), View::new(dy, outputs, 1), View::new(w, inputs, 1), Onto::Nothing, &mut dx);
-            Tensor::from_vec(dx, x.shape(), x.device())
-        });
+        let dx = wanted.then(|| Tensor::from_vec(input_gradient(w, lw.dims(), dy), x.shape(), x.device()));
         if !weight.track_op() {
             return Ok((dx.transpose()?, None)); // x may have been released
         }

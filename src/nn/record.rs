@@ -176,6 +176,11 @@ pub(super) fn is_recorded(x: &Tensor) -> bool {
     RUNNING.with_borrow(|running| running.as_ref().is_some_and(|running| running.record.made(x)))
 }
 
+/// Whether a pass is at work that keeps whatever its backward pass reads (as candle's graph does too): [`forget`] does nothing.
+pub(super) fn keeps_all() -> bool {
+    RUNNING.with_borrow(|running| running.as_ref().is_none_or(|running| !running.forgets))
+}
+
 fn records(operands: &[&Tensor]) -> bool {
     !operands[0].device().is_metal()
         && operands.iter().any(|x| x.track_op())
@@ -260,10 +265,7 @@ impl Record {
         for x in op.operands().iter().chain([result]).filter(|x| self.forgotten.contains(&elements(x))) {
             self.make_again(x, &mut made)?;
         }
-        // what was made on the way and nobody reads
-        for x in made.iter().filter(|x| !self.forgotten.contains(&elements(x))) {
-            give_back(x)?;
-        }
+        self.spare(made)?;
         let gradients = op.backward(result, &dy)?;
         drop(dy);
         for (x, gradient) in op.operands().iter().zip(gradients) {
@@ -288,10 +290,17 @@ impl Record {
         let Some(Node { result, op }) = self.results.get(&elements(x)).and_then(|node| self.nodes.get(*node)) else {
             bail!("what the backward pass reads was given back, and nothing says how it was made")
         };
-        op.operands().iter().try_for_each(|operand| self.make_again(operand, made))?;
+        let mut on_the_way = Vec::new();
+        op.operands().iter().try_for_each(|operand| self.make_again(operand, &mut on_the_way))?;
         replace(result, op.forward()?.0)?;
+        self.spare(on_the_way)?;
         made.push(result.clone());
         Ok(())
+    }
+
+    /// Gives back what was made again only to make something of it: nobody reads it.
+    fn spare(&self, made: Vec<Tensor>) -> Outcome<()> {
+        made.iter().filter(|x| !self.forgotten.contains(&elements(x))).try_for_each(give_back)
     }
 }
 

@@ -20,7 +20,7 @@ pub const PAGE: usize = 1 << 16;
 const BLOCKS: usize = 1 << 10;
 
 /// Bytes that may be kept beyond the most that was ever in use.
-const SLACK: usize = 16 << 20;
+const SLACK: usize = 4 << 20;
 
 /// Blocks that are free, by address, and how much is in use. The sum of both stays at what was in use at the most, and a little: what
 /// is kept never makes the process larger than it has been for good reasons.

@@ -3,8 +3,8 @@
 use super::context::{Context, Keys};
 use crate::Result;
 use crate::nn::{
-    Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention_beside, forget, from_tokens, geglu_linear_over,
-    release, repeat_rows, to_tokens,
+    Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention_beside, feed_forward_by_rows, forget, from_tokens,
+    geglu_linear_over, release, repeat_rows, to_tokens,
 };
 use candle_core::{Tensor, TensorId};
 
@@ -85,6 +85,10 @@ impl FeedForward {
 
     /// Nothing else reads `x`.
     fn forward(&self, x: Tensor) -> Result<Tensor> {
+        if let Some(y) = feed_forward_by_rows(&x, &self.proj, &self.out)? {
+            forget(&x)?;
+            return Ok(y);
+        }
         let projected = self.proj.forward_releasing(x)?;
         let y = geglu_linear_over(projected.clone(), &self.out)?;
         forget(&projected)?;
