@@ -10,7 +10,7 @@ use crate::Result;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 /// Rows of a piece: products of so many are as fast as those of more.
-const ROWS: usize = 1024;
+const ROWS: usize = 512;
 
 /// The two layers with a GEGLU between them; `None` where that is better done one after another: if a layer is trained, if there are few
 /// rows, if everything is to be kept for the backward pass, or not on a CPU.

@@ -1,7 +1,7 @@
 //! Group normalisation, with the SiLU that follows it in resnets.
 
 use super::kernels::norm;
-use super::kernels::parallel::{SharedMut, sum_parts, tasks, unwritten};
+use super::kernels::parallel::{SharedMut, add_parts, tasks, unwritten};
 use super::kernels::storage::{cpu, cpu_mut, fused, slice};
 use super::params::ParamPath;
 use super::record::apply3;
@@ -202,7 +202,7 @@ impl CustomOp3 for Normalise {
                 .track_op()
                 .then(|| {
                     let mut sum = vec![0.0; channels];
-                    sum_parts(parts, &mut sum);
+                    add_parts(parts, &mut sum);
                     Tensor::from_vec(sum, channels, x.device())
                 })
                 .transpose()

@@ -1,7 +1,7 @@
 //! Layer normalisation over the last dimension.
 
 use super::kernels::norm;
-use super::kernels::parallel::{chunks, sum_parts, unwritten};
+use super::kernels::parallel::{chunks, add_parts, unwritten};
 use super::kernels::storage::{cpu, fused, slice};
 use super::params::ParamPath;
 use super::record::apply3;
@@ -83,7 +83,7 @@ impl Normalise {
             norm::rows_weight_grad(&x[i * block..end], &dy[i * block..end], self.eps, dw, db);
         });
         let mut sums = vec![0.0; 2 * n];
-        sum_parts(&partial, &mut sums);
+        add_parts(&partial, &mut sums);
         let db = sums.split_off(n);
         (sums, db)
     }

@@ -111,12 +111,11 @@ pub fn zeros(n: usize) -> Vec<f32> {
     values
 }
 
-/// Sums `parts` slices of `out.len()` elements, in order, into `out`.
-pub fn sum_parts(parts: &[f32], out: &mut [f32]) {
+/// Adds `parts`, slices of `out.len()` elements, to `out`, in order.
+pub fn add_parts(parts: &[f32], out: &mut [f32]) {
     const BLOCK: usize = 8192;
     let n = out.len();
     chunks(out, BLOCK, |i, out| {
-        out.fill(0.0);
         for part in parts.chunks_exact(n.max(1)) {
             for (o, p) in out.iter_mut().zip(&part[i * BLOCK..]) {
                 *o += p;

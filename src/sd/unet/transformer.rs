@@ -17,6 +17,9 @@ pub(super) struct Attention {
     heads: usize,
 }
 
+/// Attention to so many keys or fewer is soon done again.
+const FEW_KEYS: usize = 1024;
+
 impl Attention {
     fn new(channels: usize, context: usize, heads: usize, path: ParamPath<'_>) -> Result<Self> {
         Ok(Self {
@@ -49,8 +52,8 @@ impl Attention {
         let attended = attention_beside(&q, &k, &v, self.heads, false, self.to_q.kept())?;
         let y = self.to_out.forward(&attended)?;
         forget(&q)?;
-        // beside the text it is soon made again, beside all pixels it is the one thing here that takes time
-        if k.dim(1)? < q.dim(1)? {
+        // beside many pixels it is the one thing here that takes time
+        if k.dim(1)? <= FEW_KEYS {
             forget(&attended)?;
         }
         Ok(y)

@@ -7,7 +7,7 @@ use super::{LANES, Shape, packed};
 use crate::nn::kernels::gemm::amx::{self, Line, Rounded};
 use crate::nn::kernels::gemm::{Onto, Order, Panels, Tiles};
 use crate::nn::kernels::math::{exp, sum2};
-use crate::nn::kernels::parallel::{SharedMut, chunks, grown, sum_parts, tasks, zeros};
+use crate::nn::kernels::parallel::{SharedMut, chunks, grown, add_parts, tasks, zeros};
 use crate::nn::kernels::simd::{dispatched, mul_add};
 use std::cell::RefCell;
 
@@ -16,7 +16,7 @@ const KEYS: usize = 384;
 /// Queries of a tile: what those that give `dk` and `dv` sum; a tile of both stays in the core's cache.
 const QUERIES: usize = 192;
 /// Keys of a task.
-const KEY_TASK: usize = 3 * KEYS;
+const KEY_TASK: usize = 4 * KEYS;
 
 /// The buffers of a thread, kept from task to task: to map and unmap them each time costs more than the work.
 #[derive(Default)]
@@ -132,7 +132,9 @@ pub fn backward(shape: &Shape, saved: &Saved<'_>, dout: &[f32], wanted: [bool; 3
     let [want_q, want_k, want_v] = wanted;
     let key_tasks = t.div_ceil(KEY_TASK);
     let allocate = |wanted: bool, n: usize| zeros(if wanted { n } else { 0 });
-    let mut dq = allocate(want_q, key_tasks * batch * s * width);
+    // what the first task of a head adds to the queries' gradients, and what the others add
+    let n = batch * s * width;
+    let (mut dq, mut more) = (allocate(want_q, n), allocate(want_q, (key_tasks - 1) * n));
     let (mut dk, mut dv) = (allocate(want_k, batch * t * width), allocate(want_v, batch * t * width));
     let mut delta = vec![0.0; batch * s * heads];
     chunks(&mut delta, 4096, |i, delta| {
@@ -140,16 +142,15 @@ pub fn backward(shape: &Shape, saved: &Saved<'_>, dout: &[f32], wanted: [bool; 3
         head_dots(d, &saved.out[range.clone()], &dout[range], delta);
     });
     let (to_q, to_k, to_v) = (SharedMut::new(&mut dq), SharedMut::new(&mut dk), SharedMut::new(&mut dv));
+    let to_more = SharedMut::new(&mut more);
     let given = Given { shape, saved, dout, delta: &delta, wanted };
     tasks(batch * heads * key_tasks, |task| {
         let (head, part) = ((task / key_tasks / heads, task / key_tasks % heads), task % key_tasks);
-        let to_q = to_q.from(if want_q { part * batch * s * width } else { 0 });
+        let to_q = if part == 0 || !want_q { to_q } else { to_more.from((part - 1) * n) };
         SCRATCH.with_borrow_mut(|scratch| given.keys(head, part * KEY_TASK, scratch, [to_q, to_k, to_v]));
     });
     if want_q && key_tasks > 1 {
-        let parts = dq;
-        dq = zeros(batch * s * width);
-        sum_parts(&parts, &mut dq);
+        add_parts(&more, &mut dq);
     }
     [dq, dk, dv]
 }
