@@ -1,7 +1,7 @@
 //! Layer normalisation over the last dimension.
 
 use super::kernels::norm;
-use super::kernels::parallel::{chunks, add_parts, unwritten};
+use super::kernels::parallel::{add_parts, chunks, unwritten};
 use super::kernels::storage::{cpu, fused, slice};
 use super::params::ParamPath;
 use super::record::apply3;

@@ -3,7 +3,7 @@
 use super::Geometry;
 use crate::nn::kernels::gemm::Onto;
 use crate::nn::kernels::matmul::{View, matmul, matmul_within, product};
-use crate::nn::kernels::parallel::{SharedMut, chunks, add_parts, tasks, unwritten};
+use crate::nn::kernels::parallel::{SharedMut, add_parts, chunks, tasks, unwritten};
 use crate::nn::kernels::values::Values;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -249,5 +249,6 @@ pub(super) fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32
             }
         }
     });
+    dw.fill(0.0);
     add_parts(&partial, dw);
 }

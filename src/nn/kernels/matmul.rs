@@ -2,7 +2,7 @@
 
 use super::gemm::{self, Onto, Packed, amx};
 use super::instructions::Instructions;
-use super::parallel::{SharedMut, chunks, add_parts, tasks};
+use super::parallel::{SharedMut, add_parts, chunks, tasks};
 use super::values::Values;
 
 /// A product smaller than this many multiplications is one block.
@@ -189,6 +189,7 @@ pub fn matmul_tn((m, n, k): (usize, usize, usize), a: View<'_>, b: View<'_>, out
         let part = task / (down * across);
         block(shared, part * m * n, task % (down * across), part * depth);
     });
+    out.fill(0.0);
     add_parts(&partial, out);
 }
 
@@ -201,5 +202,6 @@ pub fn column_sums(x: &[f32], out: &mut [f32]) {
         let end = x.len().min((i + 1) * ROWS * n);
         super::norm::column_sums(&x[i * ROWS * n..end], partial);
     });
+    out.fill(0.0);
     add_parts(&partial, out);
 }

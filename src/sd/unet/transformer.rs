@@ -18,7 +18,7 @@ pub(super) struct Attention {
 }
 
 /// Attention to so many keys or fewer is soon done again.
-const FEW_KEYS: usize = 1024;
+const FEW_KEYS: usize = 256;
 
 impl Attention {
     fn new(channels: usize, context: usize, heads: usize, path: ParamPath<'_>) -> Result<Self> {

@@ -7,7 +7,7 @@ use super::{LANES, Shape, packed};
 use crate::nn::kernels::gemm::amx::{self, Line, Rounded};
 use crate::nn::kernels::gemm::{Onto, Order, Panels, Tiles};
 use crate::nn::kernels::math::{exp, sum2};
-use crate::nn::kernels::parallel::{SharedMut, chunks, grown, add_parts, tasks, zeros};
+use crate::nn::kernels::parallel::{SharedMut, add_parts, chunks, grown, tasks, zeros};
 use crate::nn::kernels::simd::{dispatched, mul_add};
 use std::cell::RefCell;
 
