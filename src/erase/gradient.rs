@@ -14,7 +14,7 @@ use std::ops::Range;
 /// Latents of up to so many pixels are small: of larger ones what is cheap to make again is not kept.
 pub const SMALL: usize = 32 * 32;
 /// Rows of a share of small latents, about.
-const ROWS: usize = 4;
+const ROWS: usize = 8;
 /// Pixels of the latents of a share on a GPU: 8 rows of SD 1.x.
 const ON_GPU: usize = 8 * 64 * 64;
 /// More rows than this in a share make a GPU no faster.
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn shares_cover_every_row_once_and_have_rows_of_each_batch() {
-        for (sizes, expected) in [(vec![4, 12], 4), (vec![1, 40], 1), (vec![16, 16], 8), (vec![3], 1), (vec![9], 3)] {
+        for (sizes, expected) in [(vec![4, 12], 2), (vec![1, 40], 1), (vec![16, 16], 4), (vec![3], 1), (vec![9], 2)] {
             let shares = shares(&sizes, 256, Thrift::default(), false);
             assert!(shares.side_by_side);
             assert_eq!(shares.count, expected, "{sizes:?}");

@@ -100,7 +100,11 @@ impl Need {
             let shares = gradient::shares(&sizes, height * width, thrift, gpu);
             // shares side by side may all be in memory; how many are depends on the threads, on which no choice may depend
             let rows = sizes.iter().sum::<usize>().div_ceil(if shares.side_by_side { 1 } else { shares.count }) as u64;
-            let per_row = if thrift.checkpointing { footprint.checkpointed() } else { footprint.dense() };
+            let per_row = match thrift.checkpointing {
+                true => footprint.checkpointed(),
+                false if !gpu && height * width > gradient::SMALL => footprint.lean(),
+                false => footprint.dense(),
+            };
             bytes * per_row * rows * (16 + if gpu { BACKWARD_ON_GPU } else { BACKWARD }) / 16
         };
         // scoring: a copy of the scope, its sums (twice with contrast) and gradients

@@ -10,7 +10,7 @@ use crate::Result;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 /// Rows of a piece: products of so many are as fast as those of more.
-const ROWS: usize = 512;
+const ROWS: usize = 1024;
 
 /// The two layers with a GEGLU between them; `None` where that is better done one after another: if a layer is trained, if there are few
 /// rows, if everything is to be kept for the backward pass, or not on a CPU.
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn matches_the_layers_one_after_another() {
-        for (rows, inputs, half, outputs) in [(1025, 3, 5, 7), (2048, 48, 64, 48), (2500, 33, 17, 20)] {
+        for (rows, inputs, half, outputs) in [(2049, 3, 5, 7), (4096, 48, 64, 48), (2500, 33, 17, 20)] {
             let (proj, out) = layers(inputs, half, outputs);
             let x = tensor(&[1, rows, inputs], 1, DType::F32);
             let whole = geglu_linear_over(proj.forward(&x).unwrap(), &out).unwrap();

@@ -13,7 +13,7 @@ const UNFOLDED: usize = 16;
 /// From so many samples on, a task takes a whole sample.
 pub(super) const SAMPLES: usize = 8;
 /// Columns of more elements than this are not made all at once.
-const LARGE: usize = 1 << 24;
+const LARGE: usize = 1 << 23;
 /// Elements of the columns of a band.
 const BAND: usize = 1 << 21;
 /// Samples whose weight gradients are summed by one task.

@@ -9,6 +9,8 @@ pub struct Footprint {
     pieces: Vec<u64>,
     /// What goes into all pieces, skips included.
     boundaries: u64,
+    /// What all pieces keep where what is cheap to make again is not kept.
+    lean: u64,
 }
 
 impl Footprint {
@@ -21,11 +23,29 @@ impl Footprint {
     /// If only cross-attention is trained, what frozen layers read goes at once (`nn::release`): a resnet keeps two maps (after the
     /// timestep, and the sum), an attention two around its blocks, and each block 18: self-attention's projections, result and sum,
     /// cross-attention's norm, queries, result and sum, the feed-forward's 8 and sum.
-    pub fn new(c: &UnetConfig, (height, width): (usize, usize), only_cross_attention: bool) -> Self {
+    ///
+    /// Where what is cheap to make again is not kept (`nn::forget`), a resnet keeps two or three maps, and an attention one or two around
+    /// its blocks, each of which keeps its input and self-attention's result (more, to be safe, if everything is trained).
+    pub fn new(c: &UnetConfig, size: (usize, usize), only_cross_attention: bool) -> Self {
+        let (resnet, attention) = if only_cross_attention { ((0, 2), (2, 18, 1)) } else { ((1, 6), (6, 30, 2)) };
+        let (lean_resnet, lean_attention) =
+            if only_cross_attention { ((0, 2), (1, 2, 1)) } else { ((1, 3), (2, 3, 1)) };
+        let (pieces, boundaries) = Self::counted(c, size, resnet, attention);
+        let lean = Self::counted(c, size, lean_resnet, lean_attention).0.iter().sum();
+        Self { pieces, boundaries, lean }
+    }
+
+    /// Each piece, and what goes into all of them. A resnet keeps `(inputs, outputs)` maps of its input's and output's size; an attention
+    /// so many maps around its blocks, in each block, and of a map that is enlarged.
+    fn counted(
+        c: &UnetConfig,
+        (height, width): (usize, usize),
+        resnet_maps: (usize, usize),
+        (around, block, upsampled): (usize, usize, usize),
+    ) -> (Vec<u64>, u64) {
         let pixels = |level: usize| (height >> level).max(1) * (width >> level).max(1);
-        let (around, block, upsampled) = if only_cross_attention { (2, 18, 1) } else { (6, 30, 2) };
         let resnet = |inputs: usize, outputs: usize, level: usize| {
-            (if only_cross_attention { 2 * outputs } else { inputs + 6 * outputs }) * pixels(level)
+            (resnet_maps.0 * inputs + resnet_maps.1 * outputs) * pixels(level)
         };
         let attention = |level: usize| {
             let blocks = c.transformer_layers_per_block.at(level);
@@ -66,12 +86,17 @@ impl Footprint {
             }
         }
         pieces.push((channels(0) + c.out_channels) * pixels(0));
-        Self { pieces: pieces.into_iter().map(|piece| piece as u64).collect(), boundaries: boundaries as u64 }
+        (pieces.into_iter().map(|piece| piece as u64).collect(), boundaries as u64)
     }
 
     /// With the whole graph.
     pub fn dense(&self) -> u64 {
         self.pieces.iter().sum()
+    }
+
+    /// Without what is cheap to make again, but for one piece at a time.
+    pub fn lean(&self) -> u64 {
+        self.lean + self.pieces.iter().max().copied().unwrap_or_default()
     }
 
     /// With checkpoints: all boundaries, and the largest piece with half as much again, which its backward pass takes at first.

@@ -17,9 +17,6 @@ pub(super) struct Attention {
     heads: usize,
 }
 
-/// Attention to so many keys or fewer is soon done again.
-const FEW_KEYS: usize = 256;
-
 impl Attention {
     fn new(channels: usize, context: usize, heads: usize, path: ParamPath<'_>) -> Result<Self> {
         Ok(Self {
@@ -51,11 +48,8 @@ impl Attention {
         let q = self.to_q.forward(x)?;
         let attended = attention_beside(&q, &k, &v, self.heads, false, self.to_q.kept())?;
         let y = self.to_out.forward(&attended)?;
+        // attention's result is kept: it is the one thing here that takes time
         forget(&q)?;
-        // beside many pixels it is the one thing here that takes time
-        if k.dim(1)? <= FEW_KEYS {
-            forget(&attended)?;
-        }
         Ok(y)
     }
 
