@@ -9,14 +9,15 @@
 //! from its op's operands just before they are read (selective checkpointing: Korthikanti et al. 2022, «Reducing Activation Recomputation
 //! in Large Transformer Models»).
 
+mod op;
+
 use super::combine::add;
 use super::release::{give_back, is_given_back, replace};
 use crate::Result;
 use candle_core::backprop::GradStore;
 use candle_core::op::BackpropOp;
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Result as Outcome, Shape, Storage, Tensor, TensorId, bail,
-};
+use candle_core::{CustomOp1, CustomOp2, CustomOp3, Result as Outcome, Tensor, TensorId, bail};
+use op::Op;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
@@ -35,67 +36,6 @@ type Elements = usize;
 
 fn elements(x: &Tensor) -> Elements {
     std::ptr::from_ref(&*x.storage_and_layout().0) as usize
-}
-
-/// An op with its operands.
-enum Op {
-    One([Tensor; 1], Box<dyn CustomOp1 + Send + Sync>),
-    Two([Tensor; 2], Box<dyn CustomOp2 + Send + Sync>),
-    Three([Tensor; 3], Box<dyn CustomOp3 + Send + Sync>),
-}
-
-impl Op {
-    fn operands(&self) -> &[Tensor] {
-        match self {
-            Self::One(x, _) => x,
-            Self::Two(x, _) => x,
-            Self::Three(x, _) => x,
-        }
-    }
-
-    fn forward(&self) -> Outcome<(Storage, Shape)> {
-        match self {
-            Self::One([x], op) => {
-                let (sx, lx) = x.storage_and_layout();
-                match &*sx {
-                    Storage::Cpu(x) => Ok(on_cpu(op.cpu_fwd(x, lx)?)),
-                    Storage::Cuda(x) => Ok(on_gpu(op.cuda_fwd(x, lx)?)),
-                    Storage::Metal(_) => apart(),
-                }
-            }
-            Self::Two([x, y], op) => {
-                let ((sx, lx), (sy, ly)) = (x.storage_and_layout(), y.storage_and_layout());
-                match (&*sx, &*sy) {
-                    (Storage::Cpu(x), Storage::Cpu(y)) => Ok(on_cpu(op.cpu_fwd(x, lx, y, ly)?)),
-                    (Storage::Cuda(x), Storage::Cuda(y)) => Ok(on_gpu(op.cuda_fwd(x, lx, y, ly)?)),
-                    _ => apart(),
-                }
-            }
-            Self::Three([x, y, z], op) => {
-                let ((sx, lx), (sy, ly)) = (x.storage_and_layout(), y.storage_and_layout());
-                let (sz, lz) = z.storage_and_layout();
-                match (&*sx, &*sy, &*sz) {
-                    (Storage::Cpu(x), Storage::Cpu(y), Storage::Cpu(z)) => Ok(on_cpu(op.cpu_fwd(x, lx, y, ly, z, lz)?)),
-                    (Storage::Cuda(x), Storage::Cuda(y), Storage::Cuda(z)) => {
-                        Ok(on_gpu(op.cuda_fwd(x, lx, y, ly, z, lz)?))
-                    }
-                    _ => apart(),
-                }
-            }
-        }
-    }
-
-    /// The gradients of the operands; of those that are not there, none.
-    fn backward(&self, result: &Tensor, dy: &Tensor) -> Outcome<[Option<Tensor>; 3]> {
-        Ok(match self {
-            Self::One([x], op) => [op.bwd(x, result, dy)?, None, None],
-            Self::Two([x, y], op) => {
-                let (a, b) = op.bwd(x, y, result, dy)?;
-                [a, b, None]
-            }
-            Self::Three([x, y, z], op) => op.bwd(x, y, z, result, dy)?.into(),
-        })
-    }
 }
 
 struct Node {
@@ -148,11 +88,11 @@ fn recorded<T>(forgets: bool, work: impl FnOnce() -> Result<T>) -> Result<(T, Re
 }
 
 /// Gives back the elements of a result that is cheap to make again, if this pass is recorded by [`record_lean`] (on a CPU), and says
-/// whether it did. Nothing else of the forward pass may read it, nor may what it was made of be released, but for results that were made
-/// of others that are there: those are made again with it.
+/// whether it did. Nothing later in the forward pass may read it. What it was made of must be there in the backward pass, or be a result
+/// of this pass too: forgotten and released results that others are made of are made again with them.
 ///
 /// # Errors
-/// None that a caller could mend.
+/// If something is reading it.
 pub fn forget(x: &Tensor) -> Result<bool> {
     let key = elements(x);
     let forgets = RUNNING.with_borrow_mut(|running| {
@@ -199,18 +139,6 @@ fn keep(op: Op) -> Outcome<Tensor> {
         }
     });
     Ok(result)
-}
-
-fn on_cpu((storage, shape): (CpuStorage, Shape)) -> (Storage, Shape) {
-    (Storage::Cpu(storage), shape)
-}
-
-fn on_gpu((storage, shape): (CudaStorage, Shape)) -> (Storage, Shape) {
-    (Storage::Cuda(storage), shape)
-}
-
-fn apart<T>() -> Outcome<T> {
-    bail!("the operands of an op lie on several devices")
 }
 
 /// As candle's `apply_op1`.
