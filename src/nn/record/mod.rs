@@ -261,7 +261,7 @@ fn sum(before: Option<Tensor>, more: Tensor) -> Result<Tensor> {
 mod tests {
     use super::*;
     use crate::nn::{geglu, linear, release, silu};
-    use candle_core::{Device, Layout, Var};
+    use candle_core::{CpuStorage, Device, Layout, Shape, Var};
     use std::sync::{Arc, Weak};
 
     fn pass(vars: &[Var; 3]) -> Result<Tensor> {
