@@ -11,14 +11,19 @@ use crate::sd::Unet;
 use candle_core::{Device, Tensor};
 use std::ops::Range;
 
-/// Latents of up to so many pixels are small: of larger ones what is cheap to make again is not kept.
-pub const SMALL: usize = 32 * 32;
+/// Latents of up to so many pixels are small.
+const SMALL: usize = 32 * 32;
 /// Rows of a share of small latents, about.
 const ROWS: usize = 8;
 /// Pixels of the latents of a share on a GPU: 8 rows of SD 1.x.
 const ON_GPU: usize = 8 * 64 * 64;
 /// More rows than this in a share make a GPU no faster.
 const MOST_ON_GPU: usize = 64;
+
+/// Whether what is cheap to make again is not kept for the backward pass (on a CPU), for latents of so many pixels.
+pub fn is_lean(pixels: usize) -> bool {
+    pixels > SMALL
+}
 
 /// A network and those of its parameters that are trained.
 #[derive(Clone, Copy)]

@@ -102,7 +102,7 @@ impl Need {
             let rows = sizes.iter().sum::<usize>().div_ceil(if shares.side_by_side { 1 } else { shares.count }) as u64;
             let per_row = match thrift.checkpointing {
                 true => footprint.checkpointed(),
-                false if !gpu && height * width > gradient::SMALL => footprint.lean(),
+                false if !gpu && gradient::is_lean(height * width) => footprint.lean(),
                 false => footprint.dense(),
             };
             bytes * per_row * rows * (16 + if gpu { BACKWARD_ON_GPU } else { BACKWARD }) / 16

@@ -1,6 +1,6 @@
 //! The network that is trained, as a loss sees it: with its graph in memory, or with checkpoints.
 
-use super::gradient::SMALL;
+use super::gradient::is_lean;
 use crate::Result;
 use crate::nn::{Gradients, ParamStore, Record, backward_recorded, record, record_lean};
 use crate::sd::{Conditions, Tape, Unet, backward_through};
@@ -27,7 +27,7 @@ impl Predictor for Student<'_> {
         let Some(tapes) = &self.tapes else {
             let pass = || self.unet.forward(x, t, conditions);
             let (_, _, height, width) = x.dims4()?;
-            let (prediction, record) = if height * width > SMALL { record_lean(pass) } else { record(pass) }?;
+            let (prediction, record) = if is_lean(height * width) { record_lean(pass) } else { record(pass) }?;
             self.records.borrow_mut().push(record);
             return Ok(prediction);
         };

@@ -3,11 +3,11 @@
 
 use super::activation::{GegluGradOver, geglu};
 use super::kernels::parallel::unwritten;
-use super::kernels::storage::{cpu, fused};
+use super::kernels::storage::{cpu, fused, slice};
 use super::linear::Linear;
 use super::record::{apply1, keeps_all};
 use crate::Result;
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 
 /// Rows of a piece: products of so many are as fast as those of more.
 const ROWS: usize = 1024;
@@ -43,7 +43,7 @@ struct FeedForward {
 
 /// A piece of whole rows as a tensor of its own.
 fn piece(values: &[f32], width: usize) -> candle_core::Result<Tensor> {
-    Tensor::from_slice(values, (values.len() / width, width), &candle_core::Device::Cpu)
+    Tensor::from_slice(values, (values.len() / width, width), &Device::Cpu)
 }
 
 /// Puts what `work` makes of each piece of rows of width `width` one after another.
@@ -57,7 +57,7 @@ fn by_pieces(
     for (i, (rows, all)) in values.chunks(ROWS * width).zip(all.chunks_mut(ROWS * made)).enumerate() {
         let result = work(i, piece(rows, width)?)?;
         let (storage, layout) = result.storage_and_layout();
-        all.copy_from_slice(super::kernels::storage::slice(&storage, layout)?);
+        all.copy_from_slice(slice(&storage, layout)?);
     }
     Ok(all)
 }
@@ -88,8 +88,8 @@ impl CustomOp1 for FeedForward {
         let (x, dy) = (x.detach(), dy.contiguous()?);
         let ((sx, lx), (sd, ld)) = (x.storage_and_layout(), dy.storage_and_layout());
         let width = x.dims().last().copied().unwrap_or(1);
-        let dy = super::kernels::storage::slice(&sd, ld)?;
-        let dx = by_pieces(super::kernels::storage::slice(&sx, lx)?, width, width, |i, x| {
+        let dy = slice(&sd, ld)?;
+        let dx = by_pieces(slice(&sx, lx)?, width, width, |i, x| {
             let dy = &dy[i * ROWS * self.outputs..][..x.dim(0)? * self.outputs];
             let h = self.proj.forward(&x).map_err(plain)?;
             let dh = self.out.input_gradient(&piece(dy, self.outputs)?)?;

@@ -44,7 +44,7 @@ pub use layout::{add_per_channel, from_tokens, to_tokens};
 pub use linear::{Linear, linear};
 pub use params::{LoadReport, Loader, ParamPath, ParamStore, Shapes};
 pub use record::{Record, forget, record, record_lean};
-pub use release::release;
+pub use release::{done_with, release};
 pub use rows::{assuming_rows, by_rows, side_by_side};
 pub use stay::Stay;
 pub use total::{read, row_sums, total};

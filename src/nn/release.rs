@@ -3,7 +3,7 @@
 //! candle keeps every operand of an op until the graph goes, whether its backward pass reads it or not. The input of a frozen
 //! convolution, the terms of a sum and the like are never read again: their elements can go at once, while the node stays.
 
-use super::record::is_recorded;
+use super::record::{forget, is_recorded};
 use crate::Result;
 use candle_core::{CpuStorage, CudaStorage, InplaceOp1, Layout, Storage, Tensor};
 use std::sync::Mutex;
@@ -18,6 +18,11 @@ pub fn release(x: Tensor) -> Result<()> {
         give_back(&x)?;
     }
     Ok(())
+}
+
+/// Of an `x` that nothing later in the forward pass reads: [`forget`] if the backward pass does, [`release`] if not.
+pub fn done_with(x: Tensor, read_again: bool) -> Result<()> {
+    if read_again { forget(&x).map(drop) } else { release(x) }
 }
 
 /// Gives back the elements of `x`, whoever reads them.

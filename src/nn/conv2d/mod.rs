@@ -21,8 +21,8 @@ use super::kernels::parallel::{on_this_thread, unwritten};
 use super::kernels::storage::{cpu, cpu_weight, fused_with, slice, weight as weight_values};
 use super::kernels::values::Values;
 use super::params::ParamPath;
-use super::record::{apply2, apply3, forget};
-use super::release::release;
+use super::record::{apply2, apply3};
+use super::release::done_with;
 use super::rows::assumed_rows;
 use crate::Result;
 #[cfg(feature = "cuda")]
@@ -101,14 +101,10 @@ impl Conv2d {
         convolve(x, &self.weight, self.bias.as_ref(), self.stride, self.padding, self.points.clone())
     }
 
-    /// As [`Conv2d::forward`], of an `x` that nothing else reads: its memory is given back, but for a trained weight's (see [`forget`]).
+    /// As [`Conv2d::forward`], of an `x` that nothing else reads: its memory is given back, but for a trained weight's (see [`done_with`]).
     pub fn forward_releasing(&self, x: Tensor) -> Result<Tensor> {
         let y = self.forward(&x)?;
-        if self.weight.track_op() {
-            forget(&x)?;
-        } else {
-            release(x)?;
-        }
+        done_with(x, self.weight.track_op())?;
         Ok(y)
     }
 }

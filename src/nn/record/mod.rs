@@ -94,21 +94,19 @@ fn recorded<T>(forgets: bool, work: impl FnOnce() -> Result<T>) -> Result<(T, Re
 /// # Errors
 /// If something is reading it.
 pub fn forget(x: &Tensor) -> Result<bool> {
+    if keeps_all() || !x.device().is_cpu() {
+        return Ok(false);
+    }
     let key = elements(x);
-    let forgets = RUNNING.with_borrow_mut(|running| {
-        let Some(running) = running.as_mut().filter(|running| running.forgets && x.device().is_cpu()) else {
-            return false;
-        };
-        let made = running.record.results.contains_key(&key);
-        if made {
-            running.record.forgotten.insert(key);
-        }
-        made
+    let made = RUNNING.with_borrow_mut(|running| {
+        let record = running.as_mut().map(|running| &mut running.record);
+        let record = record.filter(|record| record.results.contains_key(&key));
+        record.map(|record| record.forgotten.insert(key)).is_some()
     });
-    if forgets {
+    if made {
         give_back(x)?;
     }
-    Ok(forgets)
+    Ok(made)
 }
 
 /// Whether this is a result that is recorded right now: no parameter, though candle takes it for one.

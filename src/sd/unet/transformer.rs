@@ -3,8 +3,8 @@
 use super::context::{Context, Keys};
 use crate::Result;
 use crate::nn::{
-    Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention_beside, feed_forward_by_rows, forget, from_tokens,
-    geglu_linear_over, release, repeat_rows, to_tokens,
+    Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention_beside, done_with, feed_forward_by_rows, forget,
+    from_tokens, geglu_linear_over, release, repeat_rows, to_tokens,
 };
 use candle_core::{Tensor, TensorId};
 
@@ -51,11 +51,6 @@ impl Attention {
         // attention's result is kept: it is the one thing here that takes time
         forget(&q)?;
         Ok(y)
-    }
-
-    /// What was normed for it, and nothing else.
-    fn done_with(&self, normed: Tensor) -> Result<()> {
-        if self.reads_input() { forget(&normed).map(drop) } else { release(normed) }
     }
 }
 
@@ -122,12 +117,12 @@ impl TransformerBlock {
         let attended = add_last(x, self.attn1.forward(&normed, keys.clone())?)?;
         forget(&keys.0)?;
         forget(&keys.1)?;
-        self.attn1.done_with(normed)?;
+        done_with(normed, self.attn1.reads_input())?;
         // from here on every text of a row has a row of its own
         let x = repeat_rows(&attended, context.rows()?)?;
         let normed = self.norm2.forward(&x)?;
         let told = add_last(&x, self.attn2.forward(&normed, context.keys(&self.attn2)?)?)?;
-        self.attn2.done_with(normed)?;
+        done_with(normed, self.attn2.reads_input())?;
         forget(&x)?;
         let y = add_last(&told, self.ff.forward(self.norm3.forward(&told)?)?)?;
         forget(&told)?;
