@@ -94,7 +94,7 @@ impl Right {
     pub fn new(k: usize, n: usize, b: View<'_>) -> Self {
         assert!(b.has(k, n), "the right matrix is too small");
         let right = Self { k, n, parts: right_parts(b), lines: Vec::new() };
-        let mut lines = split::lines(right.at(k.div_ceil(depth(k)), 0));
+        let mut lines = split::zeros(right.at(k.div_ceil(depth(k)), 0));
         let shared = SharedMut::new(&mut lines);
         let across = n.div_ceil(COLUMNS);
         tasks(k.div_ceil(depth(k)) * across, |task| {

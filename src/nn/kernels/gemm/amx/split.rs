@@ -9,6 +9,9 @@ use crate::nn::kernels::matmul::View;
 use crate::nn::kernels::values::Values;
 use std::arch::x86_64::*;
 
+/// Elements of a row that are asked for ahead of those that are split.
+const AHEAD: usize = 3 * SIDE;
+
 /// A row of a tile: sixteen pairs of `bf16`. Of a chunk of [`CHUNK`] elements of the inner dimension, those numbered `j` and
 /// `SIDE + j` are pair `j`, in both operands.
 #[derive(Clone, Copy)]
@@ -66,7 +69,7 @@ impl Split {
 }
 
 /// So many lines, to be written before they are read.
-pub(super) fn lines(n: usize) -> Vec<Line> {
+pub(super) fn zeros(n: usize) -> Vec<Line> {
     vec![Line([0; SIDE]); n]
 }
 
@@ -97,24 +100,27 @@ pub(super) unsafe fn split(from: View<'_>, of: Split, to: *mut Line) {
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn all<N: Number>(from: *const N, rs: usize, cs: usize, of: Split, to: *mut Line) {
     let mut edge = [0.0f32; SIDE * CHUNK];
-    for (group, i) in (0..of.count).step_by(SIDE).enumerate() {
-        for (chunk, p) in (0..of.k).step_by(CHUNK).enumerate() {
-            // SAFETY: the caller vouches for sizes and room.
-            unsafe {
-                let to = to.add(group * of.group() + chunk * of.parts * SIDE);
-                let whole = of.count - i >= SIDE && of.k - p >= CHUNK;
-                match (rs, cs) {
-                    (rs, 1) if whole => square::<N>(from.add(i * rs + p), rs, Form::Rows, of, to),
-                    (1, cs) if whole => square::<N>(from.add(i + p * cs), cs, Form::Pairs, of, to),
-                    _ => {
-                        edge.fill(0.0);
-                        for r in 0..SIDE.min(of.count - i) {
-                            for q in 0..CHUNK.min(of.k - p) {
-                                edge[r * CHUNK + q] = (*from.add((i + r) * rs + (p + q) * cs)).to_f32();
-                            }
+    // neighbours in memory one after the other: where columns lie far apart, what else is on the same page comes next
+    let across = rs == 1 && cs != 1;
+    let (groups, chunks) = (of.count.div_ceil(SIDE), of.chunks());
+    for at in 0..groups * chunks {
+        let (group, chunk) = if across { (at % groups, at / groups) } else { (at / chunks, at % chunks) };
+        let (i, p) = (group * SIDE, chunk * CHUNK);
+        // SAFETY: the caller vouches for sizes and room.
+        unsafe {
+            let to = to.add(group * of.group() + chunk * of.parts * SIDE);
+            let whole = of.count - i >= SIDE && of.k - p >= CHUNK;
+            match (rs, cs) {
+                (rs, 1) if whole => square::<N>(from.add(i * rs + p), rs, Form::Rows, of, to),
+                (1, cs) if whole => square::<N>(from.add(i + p * cs), cs, Form::Pairs, of, to),
+                _ => {
+                    edge.fill(0.0);
+                    for r in 0..SIDE.min(of.count - i) {
+                        for q in 0..CHUNK.min(of.k - p) {
+                            edge[r * CHUNK + q] = (*from.add((i + r) * rs + (p + q) * cs)).to_f32();
                         }
-                        square::<f32>(edge.as_ptr(), CHUNK, Form::Rows, of, to);
                     }
+                    square::<f32>(edge.as_ptr(), CHUNK, Form::Rows, of, to);
                 }
             }
         }
@@ -126,36 +132,81 @@ unsafe fn all<N: Number>(from: *const N, rs: usize, cs: usize, of: Split, to: *m
 unsafe fn square<N: Number>(from: *const N, apart: usize, natural: Form, of: Split, to: *mut Line) {
     // SAFETY: the caller vouches for sizes and room.
     unsafe {
-        let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-        let turn = natural != of.form;
-        let mut lines = [[_mm512_setzero_ps(); SIDE]; 3];
-        for r in 0..SIDE {
-            let (low, high) = match natural {
-                Form::Rows => (from.add(r * apart), from.add(r * apart + SIDE)),
-                Form::Pairs => (from.add(r * apart), from.add((r + SIDE) * apart)),
-            };
-            let mut low = _mm512_castps_si512(N::load::<Avx512>(low).vector());
-            let mut high = _mm512_castps_si512(N::load::<Avx512>(high).vector());
-            if of.parts == 1 {
-                (low, high) = (rounded(low), rounded(high));
+        match (natural == of.form, natural) {
+            (true, Form::Rows) => lines::<N, SIDE>(from, apart, natural, of.parts, to),
+            (true, Form::Pairs) => {
+                lines::<N, { SIDE / 2 }>(from, apart, natural, of.parts, to);
+                lines::<N, { SIDE / 2 }>(from.add(SIDE / 2 * apart), apart, natural, of.parts, to.add(SIDE / 2));
             }
-            for part in 0..of.parts.min(3) {
-                // the upper half of `low`, then that of `high`
-                let line = _mm512_ternarylogic_epi32::<0xf8>(_mm512_srli_epi32::<16>(low), high, upper);
-                match turn {
-                    true => lines[part][r] = _mm512_castsi512_ps(line),
-                    false => _mm512_store_si512(to.add(part * SIDE + r).cast(), line),
+            (false, _) => {
+                let (low, high) = read::<N, SIDE>(from, apart, natural);
+                let (low, high) = (turned(low), turned(high));
+                for r in 0..SIDE {
+                    line(low[r], high[r], of.parts, to.add(r));
                 }
-                (low, high) = (rest(low, upper), rest(high, upper));
             }
         }
-        if turn {
-            for part in 0..of.parts.min(3) {
-                let columns = turned(lines[part]);
-                for r in 0..SIDE {
-                    _mm512_store_ps(to.add(part * SIDE + r).cast(), columns[r]);
-                }
+    }
+}
+
+/// So many lines.
+#[inline(always)]
+unsafe fn lines<N: Number, const LINES: usize>(
+    from: *const N,
+    apart: usize,
+    natural: Form,
+    parts: usize,
+    to: *mut Line,
+) {
+    // SAFETY: the caller vouches for sizes and room.
+    unsafe {
+        let (low, high) = read::<N, LINES>(from, apart, natural);
+        for r in 0..LINES {
+            line(low[r], high[r], parts, to.add(r));
+        }
+    }
+}
+
+/// The first numbers and the second of so many lines' pairs. All are read before any is written, so that they come from memory side
+/// by side; those that follow in rows far apart are asked for ahead.
+#[inline(always)]
+unsafe fn read<N: Number, const LINES: usize>(
+    from: *const N,
+    apart: usize,
+    natural: Form,
+) -> ([__m512; LINES], [__m512; LINES]) {
+    // SAFETY: the caller vouches for sizes; nothing is read by asking ahead.
+    unsafe {
+        let (mut low, mut high) = ([_mm512_setzero_ps(); LINES], [_mm512_setzero_ps(); LINES]);
+        let second = if natural == Form::Rows { SIDE } else { SIDE * apart };
+        for r in 0..LINES {
+            let row = from.add(r * apart);
+            if natural == Form::Pairs {
+                _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(AHEAD).cast());
+                _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(second + AHEAD).cast());
             }
+            low[r] = N::load::<Avx512>(row).vector();
+            high[r] = N::load::<Avx512>(row.add(second)).vector();
+        }
+        (low, high)
+    }
+}
+
+/// The parts of sixteen pairs, each part's line so many after that of the one before.
+#[inline(always)]
+unsafe fn line(low: __m512, high: __m512, parts: usize, to: *mut Line) {
+    // SAFETY: the caller vouches for room.
+    unsafe {
+        let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+        let (mut low, mut high) = (_mm512_castps_si512(low), _mm512_castps_si512(high));
+        if parts == 1 {
+            (low, high) = (rounded(low), rounded(high));
+        }
+        for part in 0..parts.min(3) {
+            // the upper half of `low`, then that of `high`
+            let line = _mm512_ternarylogic_epi32::<0xf8>(_mm512_srli_epi32::<16>(low), high, upper);
+            _mm512_store_si512(to.add(part * SIDE).cast(), line);
+            (low, high) = (rest(low, upper), rest(high, upper));
         }
     }
 }
