@@ -31,7 +31,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor
 use kernel::Kernel;
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
-use winograd::Form;
+use winograd::{Form, KernelPoints};
 
 /// The columns of a map of more pixels than this are not worth their memory.
 const LARGE_MAP: usize = 1 << 10;
@@ -52,8 +52,8 @@ pub struct Conv2d {
 /// A 3x3 kernel's points (see [`winograd`]) in either form, made when first asked for.
 #[derive(Debug, Default)]
 struct Points {
-    forward: [OnceLock<Vec<f32>>; 2],
-    backward: [OnceLock<Vec<f32>>; 2],
+    forward: [OnceLock<KernelPoints>; 2],
+    backward: [OnceLock<KernelPoints>; 2],
 }
 
 impl Conv2d {
@@ -280,7 +280,7 @@ impl Convolution {
     }
 
     /// The kernel's points, kept where the kernel is constant.
-    fn points(&self, form: Form, g: &Geometry, kernel: Kernel<'_>) -> Cow<'_, [f32]> {
+    fn points(&self, form: Form, g: &Geometry, kernel: Kernel<'_>) -> Cow<'_, KernelPoints> {
         let Some(points) = &self.points else {
             return Cow::Owned(winograd::transform_kernel(form, g, kernel));
         };

@@ -14,11 +14,12 @@ mod transform;
 
 use super::Geometry;
 use super::kernel::Kernel;
-use crate::nn::kernels::gemm::{Onto, Order, Panels, pack_rows};
+use crate::nn::kernels::gemm::{Onto, Order, Packed, Panels, amx, pack_rows};
 use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::matmul::View;
 use crate::nn::kernels::parallel::{SharedMut, grown, tasks, unwritten};
 pub(super) use form::Form;
+use std::sync::Arc;
 use transform::{Place, transform_input, transform_output, transform_outputs};
 
 /// Channels that are transformed together.
@@ -51,9 +52,40 @@ pub(super) fn form(g: &Geometry) -> Option<Form> {
     }
 }
 
-/// Every kernel's points `G g G^T`: packed matrices, `in x out` ([`Order`]).
-pub(super) fn transform_kernel(form: Form, g: &Geometry, kernel: Kernel<'_>) -> Vec<f32> {
-    let order = Order::new(g.inputs, g.outputs);
+/// Every kernel's points `G g G^T`, matrices of `in x out`.
+#[derive(Clone, Debug)]
+pub(super) enum KernelPoints {
+    /// Packed, one after the other ([`Order`]).
+    Vectors(Vec<f32>),
+    /// Split, as tiles multiply them.
+    Tiles(Arc<[Packed]>),
+}
+
+impl KernelPoints {
+    /// `dst = a point` of so many tiles, the rows of `a`.
+    ///
+    /// # Safety
+    /// `dst` must be valid for as many rows of outputs, rounded up to whole vectors, which no other thread touches.
+    unsafe fn multiply(&self, point: usize, g: &Geometry, a: View<'_>, tiles: usize, dst: *mut f32) {
+        let (sizes, stride) = ((tiles, 0, g.outputs), g.outputs.next_multiple_of(LANES));
+        // SAFETY: the caller vouches for it.
+        unsafe {
+            match self {
+                Self::Vectors(points) => {
+                    let order = Order::new(g.inputs, g.outputs);
+                    let b = Panels::new(order, &points[point * order.len()..]);
+                    b.multiply(sizes, a, dst, stride, Onto::Nothing, 1.0);
+                }
+                Self::Tiles(points) => points[point].multiply(sizes, a, dst, stride, Onto::Nothing, 1.0),
+            }
+        }
+    }
+}
+
+/// A kernel's points.
+pub(super) fn transform_kernel(form: Form, g: &Geometry, kernel: Kernel<'_>) -> KernelPoints {
+    let tiles = amx::suits(Instructions::used(), g.inputs);
+    let order = if tiles { Order::rows(g.inputs, g.outputs) } else { Order::new(g.inputs, g.outputs) };
     let mut points = unwritten(form.points() * order.len());
     let shared = SharedMut::new(&mut points);
     let place = Place { order, first: 0, inputs: (0, g.inputs) };
@@ -61,7 +93,11 @@ pub(super) fn transform_kernel(form: Form, g: &Geometry, kernel: Kernel<'_>) -> 
         let outputs = (task * 2 * LANES, g.outputs.min((task + 1) * 2 * LANES));
         transform_outputs(form, g, kernel, place, outputs, shared);
     });
-    points
+    if !tiles {
+        return KernelPoints::Vectors(points);
+    }
+    let split = |point: &[f32]| Packed::new(g.inputs, g.outputs, View::new(point, order.width(), 1));
+    KernelPoints::Tiles(points.chunks(order.len()).map(split).collect())
 }
 
 /// The tiles of one task: all of some samples, or some rows of one sample.
@@ -98,14 +134,20 @@ impl Block {
 
 /// `y = kernel * x + bias` with `x` `(B, in, H, W)`, `y` `(B, out, H, W)` and the kernel's points as of
 /// [`transform_kernel`].
-pub(super) fn convolve(form: Form, g: &Geometry, x: &[f32], points: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+pub(super) fn convolve(
+    form: Form,
+    g: &Geometry,
+    x: &[f32],
+    points: &KernelPoints,
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+) {
     let (down, across) = (g.height.div_ceil(form.out()), g.width.div_ceil(form.out()));
     let tiles = if g.inputs * g.outputs > MORE_WEIGHTS { MORE_TILES } else { TILES };
     let samples = (tiles / (down * across)).clamp(1, g.batch);
     let rows = if samples > 1 { down } else { (tiles / across).clamp(1, down) };
     let (groups, cuts) = (g.batch.div_ceil(samples), down.div_ceil(rows));
     let out = SharedMut::new(y);
-    let order = Order::new(g.inputs, g.outputs);
     tasks(groups * cuts, |task| {
         let (first_sample, first_row) = (task / cuts * samples, task % cuts * rows);
         let block = Block {
@@ -130,10 +172,9 @@ pub(super) fn convolve(form: Form, g: &Geometry, x: &[f32], points: &[f32], bias
         let mut sums = unwritten(form.points() * block.apart().1);
         for point in 0..form.points() {
             let a = View::new(&transformed[point * block.apart().0..], block.inputs, 1);
-            let b = Panels::new(order, &points[point * order.len()..]);
             let dst = sums[point * block.apart().1..][..tiles * block.outputs].as_mut_ptr();
             // SAFETY: `dst` has `tiles` rows, `block.outputs` apart, and is this task's.
-            unsafe { b.multiply((tiles, 0, g.outputs), a, dst, block.outputs, Onto::Nothing, 1.0) };
+            unsafe { points.multiply(point, g, a, tiles, dst) };
         }
         transform_output(form, g, block, 0..g.outputs, &sums, bias, out);
     });

@@ -15,6 +15,7 @@ pub fn blocks(m: usize, n: usize) -> (usize, usize) {
 }
 
 /// Of which there are none.
+#[derive(Debug)]
 pub struct Right(());
 
 impl Right {

@@ -15,6 +15,8 @@ pub struct Order {
     path: Instructions,
     k: usize,
     n: usize,
+    /// Columns of a panel.
+    columns: usize,
 }
 
 impl Order {
@@ -24,7 +26,13 @@ impl Order {
     }
 
     pub(super) fn on(path: Instructions, k: usize, n: usize) -> Self {
-        Self { path, k, n }
+        Self { path, k, n, columns: path.columns() }
+    }
+
+    /// One panel of whole rows: what is not packed yet.
+    pub fn rows(k: usize, n: usize) -> Self {
+        let order = Self::new(k, n);
+        Self { columns: order.width(), ..order }
     }
 
     /// Columns that lie in each row of the parts: `n`, the last panel rounded up to whole vectors.
@@ -39,7 +47,7 @@ impl Order {
 
     /// Columns that lie side by side, from a multiple of so many on.
     pub fn columns(self) -> usize {
-        self.path.columns()
+        self.columns
     }
 
     /// Where element `(p, j)` lies; the columns after it in its panel follow it.
@@ -80,9 +88,11 @@ impl Order {
 }
 
 /// A right operand, packed once for many products.
+#[derive(Debug)]
 pub struct Packed(Way);
 
 /// How its products are made.
+#[derive(Debug)]
 enum Way {
     Vectors { order: Order, values: Vec<f32> },
     Tiles(amx::Right),

@@ -82,6 +82,7 @@ fn left_parts(a: View<'_>, right: usize) -> usize {
 }
 
 /// A right operand, split once for many products.
+#[derive(Debug)]
 pub struct Right {
     k: usize,
     n: usize,

@@ -14,7 +14,7 @@ const AHEAD: usize = 3 * SIDE;
 
 /// A row of a tile: sixteen pairs of `bf16`. Of a chunk of [`CHUNK`] elements of the inner dimension, those numbered `j` and
 /// `SIDE + j` are pair `j`, in both operands.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub struct Line([u32; SIDE]);
 
