@@ -26,7 +26,7 @@ pub struct Linear {
 type Kept = Arc<OnceLock<Packed>>;
 
 /// A constant weight of up to so many elements is kept packed too.
-const KEPT: usize = 1 << 16;
+const KEPT: usize = 1 << 17;
 
 impl Linear {
     /// Reads `weight` and `bias` at `path`.

@@ -62,21 +62,30 @@ pub(super) enum KernelPoints {
 }
 
 impl KernelPoints {
-    /// `dst = a point` of so many tiles, the rows of `a`.
+    /// `sums(i) = inputs(i) point(i)` of so many tiles, the rows of both.
     ///
     /// # Safety
-    /// `dst` must be valid for as many rows of outputs, rounded up to whole vectors, which no other thread touches.
-    unsafe fn multiply(&self, point: usize, g: &Geometry, a: View<'_>, tiles: usize, dst: *mut f32) {
+    /// Each of the sums must be valid for as many rows of outputs, rounded up to whole vectors, which no other thread touches.
+    unsafe fn multiply<'a>(
+        &'a self,
+        form: Form,
+        g: &Geometry,
+        tiles: usize,
+        operands: impl Fn(usize) -> (View<'a>, *mut f32),
+    ) {
         let (sizes, stride) = ((tiles, 0, g.outputs), g.outputs.next_multiple_of(LANES));
         // SAFETY: the caller vouches for it.
         unsafe {
             match self {
                 Self::Vectors(points) => {
                     let order = Order::new(g.inputs, g.outputs);
-                    let b = Panels::new(order, &points[point * order.len()..]);
-                    b.multiply(sizes, a, dst, stride, Onto::Nothing, 1.0);
+                    for point in 0..form.points() {
+                        let (a, dst) = operands(point);
+                        let b = Panels::new(order, &points[point * order.len()..]);
+                        b.multiply(sizes, a, dst, stride, Onto::Nothing, 1.0);
+                    }
                 }
-                Self::Tiles(points) => points[point].multiply(sizes, a, dst, stride, Onto::Nothing, 1.0),
+                Self::Tiles(points) => Packed::multiply_each(points, sizes, operands, stride),
             }
         }
     }
@@ -170,12 +179,13 @@ pub(super) fn convolve(
             }
         }
         let mut sums = unwritten(form.points() * block.apart().1);
-        for point in 0..form.points() {
+        let shared = SharedMut::new(&mut sums);
+        let operands = |point: usize| {
             let a = View::new(&transformed[point * block.apart().0..], block.inputs, 1);
-            let dst = sums[point * block.apart().1..][..tiles * block.outputs].as_mut_ptr();
-            // SAFETY: `dst` has `tiles` rows, `block.outputs` apart, and is this task's.
-            unsafe { points.multiply(point, g, a, tiles, dst) };
-        }
+            (a, shared.at(point * block.apart().1, tiles * block.outputs))
+        };
+        // SAFETY: sums have `tiles` rows, `block.outputs` apart, and are this task's.
+        unsafe { points.multiply(form, g, tiles, operands) };
         transform_output(form, g, block, 0..g.outputs, &sums, bias, out);
     });
 }

@@ -222,6 +222,29 @@ mod tests {
         assert_eq!(whole, cut);
     }
 
+    /// What is begun of the next product while one is multiplied is its own.
+    #[test]
+    fn products_one_after_the_other_are_those_of_each() {
+        for (m, n, k) in [(3, 40, 60), (16, 16, 64), (33, 70, 96), (64, 48, 128), (70, 600, 64), (40, 33, 900)] {
+            let (a, b) = (values(5 * m * k, 1), values(5 * k * n, 2));
+            let a = |i: usize| View::new(&a[i * m * k..], k, 1);
+            let packed: Vec<Packed> = (0..5).map(|i| Packed::new(k, n, View::new(&b[i * k * n..], n, 1))).collect();
+            let stride = n + 3;
+            let (mut each, mut all) = (vec![7.0; 5 * m * stride], vec![7.0; 5 * m * stride]);
+            let (to_each, to_all) = (SharedMut::new(&mut each), SharedMut::new(&mut all));
+            let place = |to: SharedMut, i: usize| to.at(i * m * stride, m * stride);
+            // SAFETY: each has its own rows.
+            unsafe {
+                for (i, packed) in packed.iter().enumerate() {
+                    packed.multiply((m, 0, n), a(i), place(to_each, i), stride, Onto::Nothing, 1.0);
+                }
+                Packed::multiply_each(&packed, (m, 0, n), |i| (a(i), place(to_all, i)), stride);
+            }
+            assert!(each == all, "{m} x {n} x {k}");
+            assert!(each.chunks(stride).all(|row| row[n..] == [7.0; 3]), "{m} x {n} x {k}: written past a row");
+        }
+    }
+
     #[test]
     fn every_element_of_a_packed_matrix_lies_where_its_order_says() {
         let (k, n) = (800, 75);

@@ -30,6 +30,21 @@ impl Right {
     }
 }
 
+impl Right {
+    /// # Safety
+    /// None is needed.
+    pub unsafe fn multiply_each<'a>(
+        _: &[&'a Self],
+        _: (usize, usize, usize),
+        _: impl Fn(usize) -> (View<'a>, *mut f32),
+        _: usize,
+        _: Onto<'a>,
+        _: f32,
+    ) {
+        unreachable!("nothing suits")
+    }
+}
+
 /// # Safety
 /// None is needed.
 pub unsafe fn product(_: (usize, usize, usize), _: *mut f32, _: usize, _: Onto<'_>, _: View<'_>, _: View<'_>, _: f32) {

@@ -149,6 +149,39 @@ impl Packed {
     }
 }
 
+impl Packed {
+    /// As [`Packed::multiply`], of one after the other: of `a(i)`, to `dst(i)`, by the `i`th.
+    ///
+    /// # Safety
+    /// As there.
+    pub unsafe fn multiply_each<'a>(
+        each: &'a [Self],
+        sizes: (usize, usize, usize),
+        operands: impl Fn(usize) -> (View<'a>, *mut f32),
+        stride: usize,
+    ) {
+        // SAFETY: the caller vouches for all of it.
+        unsafe {
+            if let Some(Self(Way::Tiles(_))) = each.first() {
+                let rights: Vec<&amx::Right> = each.iter().filter_map(Self::tiles).collect();
+                amx::Right::multiply_each(&rights, sizes, operands, stride, Onto::Nothing, 1.0);
+            } else {
+                for (i, packed) in each.iter().enumerate() {
+                    let (a, dst) = operands(i);
+                    packed.multiply(sizes, a, dst, stride, Onto::Nothing, 1.0);
+                }
+            }
+        }
+    }
+
+    fn tiles(&self) -> Option<&amx::Right> {
+        match &self.0 {
+            Way::Tiles(right) => Some(right),
+            Way::Vectors { .. } => None,
+        }
+    }
+}
+
 /// A packed right operand that lies somewhere.
 #[derive(Clone, Copy)]
 pub struct Panels<'a> {

@@ -11,38 +11,32 @@
 //! As with vectors, each part of the inner dimension is summed in one order, however rows and columns are cut.
 
 mod rounded;
+mod shadow;
 mod shifted;
 mod split;
+mod stream;
 mod tile;
 
 use super::{Onto, depth};
 use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::matmul::View;
-use crate::nn::kernels::parallel::{SharedMut, tasks};
+use crate::nn::kernels::parallel::{SharedMut, alone, tasks};
 use crate::nn::kernels::values::Values;
 pub use rounded::Rounded;
 pub use shifted::{CHANNELS, SQUARE, Weights};
 pub use split::Line;
 use split::{Form, Split, split};
-use std::cell::RefCell;
-use tile::Block;
+use stream::{Operand, Product, Source};
 pub use tile::{Sums, Tiles};
 
 /// Rows or columns of a tile.
 const SIDE: usize = 16;
 /// Elements of the inner dimension in a tile.
 const CHUNK: usize = 32;
-/// Columns whose right operand is split together: it stays in the core's cache while rows pass.
+/// Columns of a right operand that are multiplied together: they stay in the core's cache while rows pass.
 const COLUMNS: usize = 512;
-/// Rows of a left operand that are split together: they stay there too.
-const ROWS: usize = 256;
 /// Elements of the inner dimension from which on tiles are worth splitting the operands.
 const DEEP: usize = 48;
-
-thread_local! {
-    /// The split operands of this thread, kept from product to product.
-    static SCRATCH: RefCell<(Vec<Line>, Vec<Line>)> = RefCell::default();
-}
 
 /// Whether a product is made here, by its inner dimension alone: no element of a result may depend on how many others there are.
 pub fn suits(path: Instructions, k: usize) -> bool {
@@ -54,6 +48,9 @@ pub fn suits(path: Instructions, k: usize) -> bool {
 pub fn blocks(m: usize, n: usize) -> (usize, usize) {
     const SQUARE: usize = 2 * SIDE;
     let (mut rows, mut columns) = (m, n.min(COLUMNS));
+    if alone() {
+        return (rows, columns);
+    }
     while m.div_ceil(rows) * n.div_ceil(columns) < 4 * rayon::current_num_threads() && rows.max(columns) > SQUARE {
         match rows >= columns {
             true => rows = rows.div_ceil(2).next_multiple_of(SQUARE),
@@ -126,45 +123,53 @@ impl Right {
     /// `dst` must be valid for `m` rows of `n` elements, which no other thread touches.
     pub unsafe fn multiply(
         &self,
-        (m, from, n): (usize, usize, usize),
+        sizes: (usize, usize, usize),
         a: View<'_>,
         dst: *mut f32,
         stride: usize,
         onto: Onto<'_>,
         scale: f32,
     ) {
-        let k = self.k;
-        assert!(from.is_multiple_of(SIDE) && from + n <= self.n && a.has(m, k), "the operands do not fit");
-        onto.check(n);
-        SCRATCH.with_borrow_mut(|(left, _)| {
-            for p in (0..k).step_by(depth(k)) {
-                let part = p / depth(k);
-                let right = &self.lines[self.at(part, from)..];
-                let block = Block { n, stride, scale, onto: onto.part(p == 0), right, parts: self.parts };
-                // SAFETY: checked above; the caller vouches for `dst`.
-                unsafe { rows(block, (m, self.deep(part)), a.from(0, p), dst, left) };
-            }
-        });
+        // SAFETY: the caller vouches for it.
+        unsafe { Self::multiply_each(&[self], sizes, |_| (a, dst), stride, onto, scale) };
     }
-}
 
-/// All rows of a product with a right operand that is split.
-///
-/// # Safety
-/// `a` must be as large as `(m, k)` says, and `dst` valid for as many rows.
-unsafe fn rows(block: Block<'_>, (m, k): (usize, usize), a: View<'_>, dst: *mut f32, left: &mut Vec<Line>) {
-    let left_parts = left_parts(a, block.parts);
-    let tiles = tile::Tiles::begin();
-    for i in (0..m).step_by(ROWS) {
-        let of = Split { count: ROWS.min(m - i), k, parts: left_parts, form: Form::Rows };
-        let left = split::grown(left, of.lines());
-        // SAFETY: the caller vouches for both.
-        unsafe { split(a.from(i, 0), of, left.as_mut_ptr()) };
-        for j in (0..block.n).step_by(COLUMNS) {
-            let dst = dst.wrapping_add(i * block.stride + j);
-            // SAFETY: as above.
-            unsafe { tiles.run(block.columns(j, COLUMNS, of), of, left, dst) };
-        }
+    /// As [`Right::multiply`], of operands of the same sizes, one after the other.
+    ///
+    /// # Safety
+    /// As there.
+    pub unsafe fn multiply_each<'a>(
+        rights: &[&'a Self],
+        (m, from, n): (usize, usize, usize),
+        each: impl Fn(usize) -> (View<'a>, *mut f32),
+        stride: usize,
+        onto: Onto<'a>,
+        scale: f32,
+    ) {
+        let Some(&&Self { k, .. }) = rights.first().filter(|_| m * n > 0) else { return };
+        let (deep, across) = (k.div_ceil(depth(k)), n.div_ceil(COLUMNS));
+        let product = |at: usize| {
+            let (at, j, part) = (at / (across * deep), at / deep % across * COLUMNS, at % deep);
+            let (right, (a, dst)) = (rights[at], each(at));
+            assert!(
+                from.is_multiple_of(SIDE) && from + n <= right.n && right.k == k && a.has(m, k),
+                "the operands do not fit"
+            );
+            let (n, deep) = (COLUMNS.min(n - j), right.deep(part));
+            let of = Split { count: n, k: deep, parts: right.parts, form: Form::Pairs };
+            let lines = &right.lines[right.at(part, from + j)..][..of.lines()];
+            let rows = Split { count: m, k: deep, parts: left_parts(a, right.parts), form: Form::Rows };
+            Product {
+                left: Operand { of: rows, from: Source::View(a.from(0, part * depth(k))) },
+                right: Operand { of, from: Source::Lines(lines) },
+                dst: dst.wrapping_add(j),
+                stride,
+                scale,
+                onto: onto.from(j).part(part == 0),
+            }
+        };
+        // SAFETY: checked above; the caller vouches for `dst`.
+        unsafe { stream::run(&Tiles::begin(), rights.len() * across * deep, product) };
     }
 }
 
@@ -185,21 +190,23 @@ pub unsafe fn product(
     assert!(a.has(m, k) && b.has(k, n), "a matrix is too small");
     // where one operand is kept in `bf16`, the other is rounded
     let right_parts = if matches!(a.parts().0, Values::Bf16(_)) { 1 } else { right_parts(b) };
-    SCRATCH.with_borrow_mut(|(left, right)| {
-        for j in (0..n).step_by(COLUMNS) {
-            for p in (0..k).step_by(depth(k)) {
-                let deep = depth(k).min(k - p);
-                let of = Split { count: COLUMNS.min(n - j), k: deep, parts: right_parts, form: Form::Pairs };
-                let right = split::grown(right, of.lines());
-                // SAFETY: just checked.
-                unsafe { split(b.from(p, j).t(), of, right.as_mut_ptr()) };
-                let onto = onto.from(j).part(p == 0);
-                let block = Block { n: of.count, stride, scale, onto, right, parts: right_parts };
-                // SAFETY: just checked; the caller vouches for `dst`.
-                unsafe { rows(block, (m, deep), a.from(0, p), dst.wrapping_add(j), left) };
-            }
+    let deep = k.div_ceil(depth(k));
+    let product = |at: usize| {
+        let (j, p) = (at / deep * COLUMNS, at % deep * depth(k));
+        let (n, k) = (COLUMNS.min(n - j), depth(k).min(k - p));
+        let rows = Split { count: m, k, parts: left_parts(a, right_parts), form: Form::Rows };
+        let columns = Split { count: n, k, parts: right_parts, form: Form::Pairs };
+        Product {
+            left: Operand { of: rows, from: Source::View(a.from(0, p)) },
+            right: Operand { of: columns, from: Source::View(b.from(p, j).t()) },
+            dst: dst.wrapping_add(j),
+            stride,
+            scale,
+            onto: onto.from(j).part(p == 0),
         }
-    });
+    };
+    // SAFETY: just checked; the caller vouches for `dst`.
+    unsafe { stream::run(&Tiles::begin(), n.div_ceil(COLUMNS) * deep, product) };
 }
 
 #[cfg(test)]

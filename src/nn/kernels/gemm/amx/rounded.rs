@@ -1,7 +1,8 @@
 //! Operands that are rounded to `bf16` once, for a few products of a thread.
 
 use super::split::{Form, Line, Split, grown, split};
-use super::tile::{Block, Tiles};
+use super::stream::{Operand, Product, Source, run};
+use super::tile::Tiles;
 use super::{Onto, SIDE};
 use crate::nn::kernels::matmul::View;
 
@@ -58,9 +59,16 @@ impl<'a> Rounded<'a> {
     ) {
         let fits = self.of.form == Form::Rows && right.of.form == Form::Pairs && self.of.k == right.of.k;
         assert!(fits && from.is_multiple_of(SIDE) && from + n <= right.of.count, "the operands do not fit");
-        onto.check(n);
-        let right = &right.lines[from / SIDE * right.of.group()..];
+        let lines = &right.lines[from / SIDE * right.of.group()..];
+        let product = |_| Product {
+            left: Operand { of: self.of, from: Source::Lines(self.lines) },
+            right: Operand { of: Split { count: n, ..right.of }, from: Source::Lines(lines) },
+            dst,
+            stride,
+            scale,
+            onto,
+        };
         // SAFETY: just checked; the caller vouches for `dst`.
-        unsafe { tiles.run(Block { n, stride, scale, onto, right, parts: 1 }, self.of, self.lines, dst) };
+        unsafe { run(tiles, 1, product) };
     }
 }

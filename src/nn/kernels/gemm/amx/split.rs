@@ -86,45 +86,264 @@ pub(super) fn grown(buffer: &mut Vec<Line>, n: usize) -> &mut [Line] {
 /// # Safety
 /// The view must be as large as `of` says, and `to` have room for [`Split::lines`]; the machine must have AVX-512.
 pub(super) unsafe fn split(from: View<'_>, of: Split, to: *mut Line) {
-    let (values, rs, cs) = from.parts();
     // SAFETY: the caller vouches for all of it.
-    unsafe {
-        match values {
-            Values::F32(values) => all(values.as_ptr(), rs, cs, of, to),
-            Values::Bf16(values) => all(values.as_ptr(), rs, cs, of, to),
-            Values::F16(values) => all(values.as_ptr(), rs, cs, of, to),
+    unsafe { Squares::new(from, of, (0, of.count.div_ceil(SIDE)), to).finish() };
+}
+
+/// An operand that is being split, square by square.
+#[derive(Clone, Copy)]
+pub(super) struct Squares<'a> {
+    from: View<'a>,
+    of: Split,
+    /// The first group of sixteen rows, and where those end.
+    groups: (usize, usize),
+    to: *mut Line,
+    /// The square that comes next; none does where the group is the last.
+    group: usize,
+    chunk: usize,
+}
+
+/// Squares whose numbers lie in memory as they are split, to be split line by line.
+///
+/// All that a line needs is in numbers of its own, which change one by one: what is written as a whole and read in parts, or the other way
+/// round, would have to wait until all that was begun before is done, and that is what is to be hidden.
+#[derive(Clone, Copy)]
+pub(super) struct Lines {
+    /// Lines left of this square, squares left of this row of them, and rows after it.
+    lines: usize,
+    squares: usize,
+    rows: usize,
+    from: *const f32,
+    to: *mut Line,
+    /// How far the lines are apart, and the second halves of the pairs from the first.
+    apart: usize,
+    second: usize,
+    across: usize,
+    /// From a square's end to the next square, and from the end of a row to the next row.
+    next_square: (isize, isize),
+    next_row: (isize, isize),
+    parts: usize,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self {
+            lines: 0,
+            squares: 0,
+            rows: 0,
+            from: std::ptr::null(),
+            to: std::ptr::null_mut(),
+            apart: 0,
+            second: 0,
+            across: 0,
+            next_square: (0, 0),
+            next_row: (0, 0),
+            parts: 0,
         }
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn all<N: Number>(from: *const N, rs: usize, cs: usize, of: Split, to: *mut Line) {
-    let mut edge = [0.0f32; SIDE * CHUNK];
-    // neighbours in memory one after the other: where columns lie far apart, what else is on the same page comes next
-    let across = rs == 1 && cs != 1;
-    let (groups, chunks) = (of.count.div_ceil(SIDE), of.chunks());
-    for at in 0..groups * chunks {
-        let (group, chunk) = if across { (at % groups, at / groups) } else { (at / chunks, at % chunks) };
-        let (i, p) = (group * SIDE, chunk * CHUNK);
+impl Lines {
+    /// Whether any is left.
+    #[inline(always)]
+    pub fn some(&self) -> bool {
+        self.lines > 0
+    }
+
+    /// Parts of each.
+    pub fn parts(&self) -> usize {
+        self.parts
+    }
+
+    /// Begins with these squares, if all of them can be split in `parts` line by line.
+    #[inline(always)]
+    pub fn begin(&mut self, squares: &Squares<'_>, parts: usize) -> bool {
+        let Squares { from, of, groups, to, .. } = squares;
+        let (values, rs, cs) = from.parts();
+        let Values::F32(values) = values else { return false };
+        let natural = match of.form {
+            Form::Rows => cs == 1,
+            Form::Pairs => rs == 1 && cs != 1,
+        };
+        let whole = of.k.is_multiple_of(CHUNK) && groups.1 * SIDE <= of.count;
+        let (count, chunks) = (groups.1 - groups.0, of.chunks());
+        if !natural || !whole || of.parts != parts || count * chunks == 0 {
+            return false;
+        }
+        self.from = values[groups.0 * SIDE * rs..].as_ptr();
+        self.to = *to;
+        self.lines = SIDE;
+        self.parts = parts;
+        let (side, chunk) = ((SIDE * rs) as isize, (CHUNK * cs) as isize);
+        let (tile, group) = ((parts * SIDE) as isize, of.group() as isize);
+        let back = -(SIDE as isize);
+        let (squares, rows) = if of.form == Form::Rows {
+            (self.apart, self.second) = (rs, SIDE);
+            self.next_square = (chunk - side, tile + back);
+            self.next_row = (chunk - chunk * chunks as isize, tile + back);
+            (chunks, count)
+        } else {
+            // neighbours in memory come one after the other
+            (self.apart, self.second) = (cs, SIDE * cs);
+            let (lines, count) = ((SIDE * cs) as isize, count as isize);
+            self.next_square = (side - lines, group + back);
+            self.next_row = (chunk - lines - side * (count - 1), tile + back - group * (count - 1));
+            (count as usize, chunks)
+        };
+        (self.squares, self.across, self.rows) = (squares, squares, rows - 1);
+        true
+    }
+
+    /// One of those that are left.
+    ///
+    /// # Safety
+    /// There must be one; the operand must be as large as it says, and there must be room.
+    #[inline(always)]
+    pub unsafe fn split<const PARTS: usize>(&mut self) {
+        // SAFETY: the caller vouches for it.
+        unsafe {
+            let (low, high) = (_mm512_loadu_ps(self.from), _mm512_loadu_ps(self.from.add(self.second)));
+            line(low, high, PARTS, self.to);
+        }
+        self.from = self.from.wrapping_add(self.apart);
+        self.to = self.to.wrapping_add(1);
+        self.lines -= 1;
+        if self.lines == 0 {
+            self.next();
+        }
+    }
+
+    #[inline(always)]
+    fn next(&mut self) {
+        self.squares -= 1;
+        let (from, to) = if self.squares > 0 { self.next_square } else { self.next_row };
+        if self.squares == 0 {
+            if self.rows == 0 {
+                return;
+            }
+            (self.rows, self.squares) = (self.rows - 1, self.across);
+        }
+        self.from = self.from.wrapping_offset(from);
+        self.to = self.to.wrapping_offset(to);
+        self.lines = SIDE;
+    }
+}
+
+impl<'a> Squares<'a> {
+    /// Some groups of the rows of `from`, to lines from `to` on.
+    pub fn new(from: View<'a>, of: Split, groups: (usize, usize), to: *mut Line) -> Self {
+        let group = if of.k > 0 { groups.0 } else { groups.1 };
+        Self { from, of, groups, to, group, chunk: 0 }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        (self.groups.1 - self.groups.0) * self.of.chunks()
+    }
+
+    fn done(&self) -> bool {
+        self.group == self.groups.1
+    }
+
+    /// All that are left.
+    ///
+    /// # Safety
+    /// The view must be as large as said, and there must be room for as many lines; the machine must have AVX-512.
+    pub unsafe fn finish(&mut self) {
+        // SAFETY: the caller vouches for all of it.
+        unsafe { while self.split() {} }
+    }
+
+    /// The next one, if there is one.
+    ///
+    /// # Safety
+    /// As for [`Squares::finish`].
+    #[inline(always)]
+    pub unsafe fn split(&mut self) -> bool {
+        if self.done() {
+            return false;
+        }
+        // SAFETY: the caller vouches for all of it.
+        unsafe {
+            match self.from.parts().0 {
+                Values::F32(values) => self.split_in(values.as_ptr()),
+                Values::Bf16(values) => self.split_in(values.as_ptr()),
+                Values::F16(values) => self.split_in(values.as_ptr()),
+            }
+        }
+        self.next();
+        true
+    }
+
+    /// Where its lines go.
+    fn place(&self) -> *mut Line {
+        let at = (self.group - self.groups.0) * self.of.group() + self.chunk * self.of.parts * SIDE;
+        self.to.wrapping_add(at)
+    }
+
+    /// Whether all rows and elements of it are there.
+    fn whole(&self) -> bool {
+        self.of.count - self.group * SIDE >= SIDE && self.of.k - self.chunk * CHUNK >= CHUNK
+    }
+
+    /// How the numbers lie in memory, side by side.
+    fn natural(&self) -> Option<Form> {
+        match self.from.parts() {
+            (_, _, 1) => Some(Form::Rows),
+            (_, 1, _) => Some(Form::Pairs),
+            _ => None,
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn split_in<N: Number>(&self, from: *const N) {
+        let (_, rs, cs) = self.from.parts();
+        let (i, p) = (self.group * SIDE, self.chunk * CHUNK);
         // SAFETY: the caller vouches for sizes and room.
         unsafe {
-            let to = to.add(group * of.group() + chunk * of.parts * SIDE);
-            let whole = of.count - i >= SIDE && of.k - p >= CHUNK;
-            match (rs, cs) {
-                (rs, 1) if whole => square::<N>(from.add(i * rs + p), rs, Form::Rows, of, to),
-                (1, cs) if whole => square::<N>(from.add(i + p * cs), cs, Form::Pairs, of, to),
-                _ => {
-                    edge.fill(0.0);
-                    for r in 0..SIDE.min(of.count - i) {
-                        for q in 0..CHUNK.min(of.k - p) {
-                            edge[r * CHUNK + q] = (*from.add((i + r) * rs + (p + q) * cs)).to_f32();
-                        }
-                    }
-                    square::<f32>(edge.as_ptr(), CHUNK, Form::Rows, of, to);
-                }
+            let corner = from.add(i * rs + p * cs);
+            match self.natural() {
+                Some(Form::Rows) if self.whole() => square(corner, rs, Form::Rows, self.of, self.place()),
+                Some(Form::Pairs) if self.whole() => square(corner, cs, Form::Pairs, self.of, self.place()),
+                _ => edge(corner, (rs, cs), (self.of.count - i, self.of.k - p), self.of, self.place()),
             }
         }
     }
+
+    /// Neighbours in memory come one after the other: where columns lie far apart, what else is on the same page comes next.
+    fn next(&mut self) {
+        if self.natural() == Some(Form::Pairs) {
+            self.group += 1;
+            if self.done() && self.chunk + 1 < self.of.chunks() {
+                (self.group, self.chunk) = (self.groups.0, self.chunk + 1);
+            }
+        } else {
+            self.chunk += 1;
+            if self.chunk == self.of.chunks() {
+                (self.group, self.chunk) = (self.group + 1, 0);
+            }
+        }
+    }
+}
+
+/// A square of which only so many rows and elements are there.
+#[inline(always)]
+unsafe fn edge<N: Number>(
+    from: *const N,
+    (rs, cs): (usize, usize),
+    (rows, elements): (usize, usize),
+    of: Split,
+    to: *mut Line,
+) {
+    let mut edge = [0.0f32; SIDE * CHUNK];
+    for r in 0..SIDE.min(rows) {
+        for q in 0..CHUNK.min(elements) {
+            // SAFETY: the caller vouches for sizes.
+            edge[r * CHUNK + q] = unsafe { (*from.add(r * rs + q * cs)).to_f32() };
+        }
+    }
+    // SAFETY: the caller vouches for room.
+    unsafe { square::<f32>(edge.as_ptr(), CHUNK, Form::Rows, of, to) };
 }
 
 /// One chunk of sixteen rows, which lie as `natural` says: rows, or columns, `apart`.
@@ -228,5 +447,57 @@ unsafe fn rest(x: __m512i, upper: __m512i) -> __m512i {
     unsafe {
         let first = _mm512_castsi512_ps(_mm512_and_si512(x, upper));
         _mm512_castps_si512(_mm512_sub_ps(_mm512_castsi512_ps(x), first))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diffusion::Generator;
+    use crate::nn::kernels::instructions::Instructions;
+
+    /// Both ways of either form, where rows are whole and where they are not.
+    #[test]
+    fn lines_one_by_one_are_those_of_whole_squares() {
+        if Instructions::best() != Instructions::Amx {
+            return;
+        }
+        let (count, k) = (80, 96);
+        let values = Generator::new(1).randn((count + 3) * (k + 5));
+        let bits = |lines: &[Line]| lines.iter().flat_map(|line| line.0).collect::<Vec<u32>>();
+        for form in [Form::Rows, Form::Pairs] {
+            let view = match form {
+                Form::Rows => View::new(&values, k + 5, 1),
+                Form::Pairs => View::new(&values, 1, count + 3),
+            };
+            for parts in [1, 3] {
+                let of = Split { count, k, parts, form };
+                for groups in [(0, 5), (1, 3), (4, 5)] {
+                    let n = (groups.1 - groups.0) * of.group();
+                    let (mut whole, mut single) = (zeros(n), zeros(n));
+                    let mut lines = Lines::default();
+                    // SAFETY: the view is as large, and there is room for these groups.
+                    unsafe {
+                        Squares::new(view, of, groups, whole.as_mut_ptr()).finish();
+                        let squares = Squares::new(view, of, groups, single.as_mut_ptr());
+                        assert!(lines.begin(&squares, parts), "groups {groups:?}");
+                        while lines.some() {
+                            if parts == 1 { lines.split::<1>() } else { lines.split::<3>() }
+                        }
+                    }
+                    assert!(bits(&whole) == bits(&single), "{} parts of groups {groups:?}", of.parts);
+                }
+            }
+            let mut lines = Lines::default();
+            let mut begins = |view, of: Split, groups| {
+                lines.begin(&Squares::new(view, of, groups, std::ptr::null_mut()), 3) && of.parts == 3
+            };
+            let of = Split { count, k, parts: 3, form };
+            assert!(begins(view, of, (0, 5)));
+            assert!(!begins(view.t(), of, (0, 5)), "turned");
+            assert!(!begins(view, Split { k: k - 1, ..of }, (0, 5)), "a chunk is not whole");
+            assert!(!begins(view, Split { count: count - 1, ..of }, (4, 5)), "a group is not whole");
+            assert!(!begins(view, of, (5, 5)), "nothing");
+        }
     }
 }
