@@ -10,10 +10,12 @@
 //!
 //! As with vectors, each part of the inner dimension is summed in one order, however rows and columns are cut.
 
+mod lines;
 mod rounded;
 mod shadow;
 mod shifted;
 mod split;
+mod square;
 mod stream;
 mod tile;
 

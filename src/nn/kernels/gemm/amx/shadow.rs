@@ -1,7 +1,8 @@
 //! What vectors do while tiles multiply: they carry the last sums to where they belong, split what is multiplied next, and ask for what
 //! comes from afar.
 
-use super::split::{Line, Lines, Squares};
+use super::lines::Lines;
+use super::split::{Line, Squares};
 use super::tile::{SQUARE, Sums};
 use super::{Onto, SIDE};
 use crate::nn::kernels::simd::prefetch;
