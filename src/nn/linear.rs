@@ -26,7 +26,7 @@ pub struct Linear {
 type Kept = Arc<OnceLock<Packed>>;
 
 /// A constant weight of up to so many elements is kept packed too.
-const KEPT: usize = 1 << 17;
+const KEPT: usize = 3 << 15;
 
 impl Linear {
     /// Reads `weight` and `bias` at `path`.
