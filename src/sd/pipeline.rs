@@ -175,9 +175,9 @@ impl StableDiffusion {
         let (height, width) = options.size.unwrap_or((side, side));
         let share = self.share(height * width);
         // fewer at a time where there are threads for more shares: a picture does not depend on those beside it
-        let at_once = match share {
-            SHARE => prompts.len().div_ceil(rayon::current_num_threads()).clamp(SHARE / 2, SHARE),
-            share => share,
+        let at_once = match self.device().is_cpu() && share == SHARE {
+            true => prompts.len().div_ceil(rayon::current_num_threads()).clamp(SHARE / 2, SHARE),
+            false => share,
         };
         if prompts.len() > at_once {
             let texts = |texts: &[S]| texts.iter().map(|text| text.as_ref().to_string()).collect::<Vec<_>>();

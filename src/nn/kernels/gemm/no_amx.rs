@@ -28,9 +28,7 @@ impl Right {
     pub unsafe fn multiply(&self, _: (usize, usize, usize), _: View<'_>, _: *mut f32, _: usize, _: Onto<'_>, _: f32) {
         unreachable!("nothing suits")
     }
-}
 
-impl Right {
     /// # Safety
     /// None is needed.
     pub unsafe fn multiply_each<'a>(

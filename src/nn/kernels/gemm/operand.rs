@@ -147,9 +147,7 @@ impl Packed {
             }
         }
     }
-}
 
-impl Packed {
     /// As [`Packed::multiply`], of one after the other: of `a(i)`, to `dst(i)`, by the `i`th.
     ///
     /// # Safety

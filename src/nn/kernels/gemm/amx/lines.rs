@@ -61,26 +61,23 @@ impl Lines {
     /// Begins with these squares, if all of them can be split in `parts` line by line.
     #[inline(always)]
     pub fn begin(&mut self, squares: &Squares<'_>, parts: usize) -> bool {
-        let Squares { from, of, groups, to, .. } = squares;
+        let &Squares { from, of, groups, to, .. } = squares;
         let (values, rs, cs) = from.parts();
         let Values::F32(values) = values else { return false };
-        let natural = match of.form {
-            Form::Rows => cs == 1,
-            Form::Pairs => rs == 1 && cs != 1,
-        };
+        let natural = squares.natural() == Some(of.form);
         let whole = of.k.is_multiple_of(CHUNK) && groups.1 * SIDE <= of.count;
         let (count, chunks) = (groups.1 - groups.0, of.chunks());
         if !natural || !whole || of.parts != parts || count * chunks == 0 {
             return false;
         }
         self.from = values[groups.0 * SIDE * rs..].as_ptr();
-        self.to = *to;
+        self.to = to;
         self.lines = SIDE;
         self.parts = parts;
         let (side, chunk) = ((SIDE * rs) as isize, (CHUNK * cs) as isize);
         let (tile, group) = ((parts * SIDE) as isize, of.group() as isize);
         let back = -(SIDE as isize);
-        let (squares, rows) = if of.form == Form::Rows {
+        let (across, rows) = if of.form == Form::Rows {
             (self.apart, self.second) = (rs, SIDE);
             self.next_square = (chunk - side, tile + back);
             self.next_row = (chunk - chunk * chunks as isize, tile + back);
@@ -93,7 +90,7 @@ impl Lines {
             self.next_row = (chunk - lines - side * (count - 1), tile + back - group * (count - 1));
             (count as usize, chunks)
         };
-        (self.squares, self.across, self.rows) = (squares, squares, rows - 1);
+        (self.squares, self.across, self.rows) = (across, across, rows - 1);
         true
     }
 

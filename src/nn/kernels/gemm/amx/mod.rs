@@ -8,7 +8,8 @@
 //!
 //! Beside an operand that is kept in `bf16` the other is rounded to `bf16` too, and there is one product, as on a GPU.
 //!
-//! As with vectors, each part of the inner dimension is summed in one order, however rows and columns are cut.
+//! As with vectors, each part of the inner dimension is summed in one order, however rows and columns are cut. While tiles multiply, vectors
+//! split what comes next and store what is done ([`stream`], [`shadow`]).
 
 mod lines;
 mod rounded;
@@ -25,11 +26,11 @@ use crate::nn::kernels::matmul::View;
 use crate::nn::kernels::parallel::{SharedMut, alone, tasks};
 use crate::nn::kernels::values::Values;
 pub use rounded::Rounded;
-pub use shifted::{CHANNELS, SQUARE, Weights};
+pub use shifted::{CHANNELS, Weights};
 pub use split::Line;
 use split::{Form, Split, split};
 use stream::{Operand, Product, Source};
-pub use tile::{Sums, Tiles};
+pub use tile::{SQUARE, Sums, Tiles};
 
 /// Rows or columns of a tile.
 const SIDE: usize = 16;
@@ -48,7 +49,6 @@ pub fn suits(path: Instructions, k: usize) -> bool {
 /// Rows and columns of a task's block of an `m x n` result. Each splits its rows and columns of the operands, so that blocks are as large,
 /// and as square, as the number of threads allows; an element's bits do not depend on them.
 pub fn blocks(m: usize, n: usize) -> (usize, usize) {
-    const SQUARE: usize = 2 * SIDE;
     let (mut rows, mut columns) = (m, n.min(COLUMNS));
     if alone() {
         return (rows, columns);

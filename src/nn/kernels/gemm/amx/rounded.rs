@@ -57,8 +57,7 @@ impl<'a> Rounded<'a> {
         onto: Onto<'_>,
         scale: f32,
     ) {
-        let fits = self.of.form == Form::Rows && right.of.form == Form::Pairs && self.of.k == right.of.k;
-        assert!(fits && from.is_multiple_of(SIDE) && from + n <= right.of.count, "the operands do not fit");
+        assert!(from.is_multiple_of(SIDE) && from + n <= right.of.count, "the operands do not fit");
         let lines = &right.lines[from / SIDE * right.of.group()..];
         let product = |_| Product {
             left: Operand { of: self.of, from: Source::Lines(self.lines) },

@@ -6,14 +6,12 @@
 
 use super::SIDE;
 use super::split::Line;
-use super::tile::{Sums, Tiles};
+use super::tile::{SQUARE, Sums, Tiles};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Channels of a chunk: channels `j` and `SIDE + j` lie side by side, as a pair.
 pub const CHANNELS: usize = super::CHUNK;
-/// Outputs, and positions, that are summed at once.
-pub const SQUARE: usize = 2 * SIDE;
 /// Taps.
 const TAPS: usize = 9;
 

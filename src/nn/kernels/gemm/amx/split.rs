@@ -155,7 +155,7 @@ impl<'a> Squares<'a> {
     }
 
     /// How the numbers lie in memory, side by side.
-    fn natural(&self) -> Option<Form> {
+    pub fn natural(&self) -> Option<Form> {
         match self.from.parts() {
             (_, _, 1) => Some(Form::Rows),
             (_, 1, _) => Some(Form::Pairs),

@@ -10,7 +10,7 @@ use std::arch::asm;
 use std::marker::PhantomData;
 
 /// Rows and columns of four tiles.
-pub(super) const SQUARE: usize = 2 * SIDE;
+pub const SQUARE: usize = 2 * SIDE;
 
 /// This thread's tile registers, set up; they are given back in the end, as the system has to keep what they hold.
 pub struct Tiles(PhantomData<*mut ()>);
