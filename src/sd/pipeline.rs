@@ -183,9 +183,23 @@ impl StableDiffusion {
             let texts = |texts: &[S]| texts.iter().map(|text| text.as_ref().to_string()).collect::<Vec<_>>();
             let (prompts, negatives) = (texts(prompts), texts(negatives));
             return by_rows(self.device(), prompts.len(), at_once, |rows| {
-                self.sample_latents(unet, options, &prompts[rows.clone()], &negatives[rows.clone()], &seeds[rows])
+                self.sample_share(unet, options, &prompts[rows.clone()], &negatives[rows.clone()], &seeds[rows])
             });
         }
+        self.sample_share(unet, options, prompts, negatives, seeds)
+    }
+
+    /// As [`Self::sample_latents`], all at a time.
+    fn sample_share<S: AsRef<str>>(
+        &self,
+        unet: &Unet,
+        options: &SampleOptions,
+        prompts: &[S],
+        negatives: &[S],
+        seeds: &[u64],
+    ) -> Result<Tensor> {
+        let side = self.latent_size();
+        let (height, width) = options.size.unwrap_or((side, side));
         let shape = [1, self.unet_config.in_channels, height, width];
         let mut streams: Vec<Generator> = seeds.iter().map(|seed| Generator::new(*seed)).collect();
         let mut draw = |_: &[usize]| -> Result<Tensor> {
@@ -197,7 +211,7 @@ impl StableDiffusion {
         let [prompts, negatives] = [self.embed(prompts)?, self.embed_negative(negatives)?]
             .map(|conditions| conditions.sized(pixels(height), pixels(width)));
         // as with guidance, of a whole share or of one large picture
-        let rows = if share == SHARE { 2 * SHARE } else { 2 };
+        let rows = if self.share(height * width) == SHARE { 2 * SHARE } else { 2 };
         assuming_rows(rows, || self.denoise(unet, options, &prompts, &negatives, start, &mut draw))
     }
 
