@@ -28,7 +28,8 @@ pub fn attention_beside(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal
     if !fits || !fused(&[q, k, v]) || q.elem_count() == 0 || t == 0 {
         return reference(q, k, v, heads, causal);
     }
-    let shape = kernel::Shape { batch, heads, s, t, d: width / heads, causal, brief: kept == DType::BF16 };
+    let brief = kept == DType::BF16;
+    let shape = kernel::Shape { batch, heads, s, t, d: width / heads, apart: width, causal, brief };
     let op = Attention {
         shape,
         tracked: [q, k, v].into_iter().any(Tensor::track_op),

@@ -40,6 +40,22 @@ impl Linear {
         Ok(Self { weight: path.get(&[outputs, inputs], "weight")?, bias: None, packed })
     }
 
+    /// One layer whose results are those of all of these side by side, if they are small enough to be kept packed, have no bias, and read the
+    /// same: what goes in is then read once. On a CPU.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn joined(layers: &[&Self]) -> Result<Option<Self>> {
+        let weights: Vec<&Tensor> = layers.iter().map(|layer| &layer.weight).collect();
+        let alike = |x: &&Tensor| x.dims()[1] == weights[0].dims()[1] && x.dtype() == weights[0].dtype();
+        let constant = layers.iter().all(|layer| layer.packed.is_some() && layer.bias.is_none());
+        let small = weights.iter().map(|x| x.elem_count()).sum::<usize>() <= KEPT;
+        if !(constant && small && weights.iter().all(alike) && weights.iter().all(|x| x.device().is_cpu())) {
+            return Ok(None);
+        }
+        Ok(Some(Self { weight: Tensor::cat(&weights, 0)?, bias: None, packed: Some(Arc::default()) }))
+    }
+
     /// What tells its weight from all others.
     pub fn id(&self) -> TensorId {
         self.weight.id()

@@ -4,7 +4,7 @@ use super::context::{Context, Keys};
 use crate::Result;
 use crate::nn::{
     Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention_beside, done_with, feed_forward_by_rows, forget,
-    from_tokens, geglu_linear_over, release, repeat_rows, to_tokens,
+    from_tokens, geglu_linear_over, release, repeat_rows, self_attention, to_tokens,
 };
 use candle_core::{Tensor, TensorId};
 
@@ -15,6 +15,8 @@ pub(super) struct Attention {
     to_v: Linear,
     to_out: Linear,
     heads: usize,
+    /// `to_q`, `to_k` and `to_v` in one, of small self-attentions that stay as they are.
+    to_qkv: Option<Linear>,
 }
 
 impl Attention {
@@ -25,7 +27,15 @@ impl Attention {
             to_v: Linear::no_bias(context, channels, path.pp("to_v"))?,
             to_out: Linear::new(channels, channels, path.pp("to_out.0"))?,
             heads,
+            to_qkv: None,
         })
+    }
+
+    /// Pixels to pixels.
+    fn of_itself(channels: usize, heads: usize, path: ParamPath<'_>) -> Result<Self> {
+        let attention = Self::new(channels, channels, heads, path)?;
+        let to_qkv = Linear::joined(&[&attention.to_q, &attention.to_k, &attention.to_v])?;
+        Ok(Self { to_qkv, ..attention })
     }
 
     /// Whether the backward pass reads `x`, as trainable projections do.
@@ -50,6 +60,21 @@ impl Attention {
         let y = self.to_out.forward(&attended)?;
         // attention's result is kept: it is the one thing here that takes time
         forget(&q)?;
+        Ok(y)
+    }
+
+    /// As [`Attention::forward`], to itself.
+    fn forward_to_itself(&self, x: &Tensor) -> Result<Tensor> {
+        let Some(to_qkv) = &self.to_qkv else {
+            let keys = self.keys(x)?;
+            let y = self.forward(x, keys.clone())?;
+            forget(&keys.0)?;
+            forget(&keys.1)?;
+            return Ok(y);
+        };
+        let qkv = to_qkv.forward(x)?;
+        let y = self.to_out.forward(&self_attention(&qkv, self.heads, self.to_q.kept())?)?;
+        forget(&qkv)?;
         Ok(y)
     }
 }
@@ -103,7 +128,7 @@ impl TransformerBlock {
         const EPS: f64 = 1e-5;
         Ok(Self {
             norm1: LayerNorm::new(channels, EPS, path.pp("norm1"))?,
-            attn1: Attention::new(channels, channels, heads, path.pp("attn1"))?,
+            attn1: Attention::of_itself(channels, heads, path.pp("attn1"))?,
             norm2: LayerNorm::new(channels, EPS, path.pp("norm2"))?,
             attn2: Attention::new(channels, context, heads, path.pp("attn2"))?,
             norm3: LayerNorm::new(channels, EPS, path.pp("norm3"))?,
@@ -113,10 +138,7 @@ impl TransformerBlock {
 
     fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
         let normed = self.norm1.forward(x)?;
-        let keys = self.attn1.keys(&normed)?;
-        let attended = add_last(x, self.attn1.forward(&normed, keys.clone())?)?;
-        forget(&keys.0)?;
-        forget(&keys.1)?;
+        let attended = add_last(x, self.attn1.forward_to_itself(&normed)?)?;
         done_with(normed, self.attn1.reads_input())?;
         // from here on every text of a row has a row of its own
         let x = repeat_rows(&attended, context.rows()?)?;

@@ -110,11 +110,11 @@ dispatched! {
 
 /// What the backward pass needs of the forward pass.
 pub struct Saved<'a> {
-    /// Queries `(B, S, heads d)`.
+    /// Queries `(B, S, heads d)`, rows as far apart as the shape says.
     pub q: &'a [f32],
-    /// Keys `(B, T, heads d)`.
+    /// Keys `(B, T, heads d)`, as far apart.
     pub k: &'a [f32],
-    /// Values `(B, T, heads d)`.
+    /// Values `(B, T, heads d)`, as far apart.
     pub v: &'a [f32],
     /// The result `(B, S, heads d)`.
     pub out: &'a [f32],
@@ -127,32 +127,55 @@ pub struct Saved<'a> {
 /// With `P` recomputed from the log-sum-exp and `Delta = rowsum(out dout)`: `dv = P^T dout`,
 /// `dS = scale P (dout v^T - Delta)`, `dq = dS k`, `dk = dS^T q`.
 pub fn backward(shape: &Shape, saved: &Saved<'_>, dout: &[f32], wanted: [bool; 3]) -> [Vec<f32>; 3] {
-    let Shape { batch, heads, s, t, d, .. } = *shape;
+    let n = [shape.s, shape.t, shape.t].map(|rows| shape.batch * rows * shape.apart);
+    let mut gradients = [0, 1, 2].map(|i| zeros(if wanted[i] { n[i] } else { 0 }));
+    let key_tasks = shape.t.div_ceil(KEY_TASK);
+    // what the first task of a head adds to the queries' gradients is in place, what the others add beside it
+    let mut more = zeros(if wanted[0] { (key_tasks - 1) * n[0] } else { 0 });
+    let to = gradients.each_mut().map(|gradient| SharedMut::new(gradient));
+    add_gradients(shape, saved, dout, wanted, to, SharedMut::new(&mut more));
+    if !more.is_empty() {
+        add_parts(&more, &mut gradients[0]);
+    }
+    gradients
+}
+
+/// Most keys of [`backward_beside`].
+pub const FEW_KEYS: usize = KEY_TASK;
+
+/// As [`backward`], of queries, keys and values that lie side by side in rows of `3 heads d`: so do all three gradients. Of up to
+/// [`FEW_KEYS`] keys.
+pub fn backward_beside(shape: &Shape, saved: &Saved<'_>, dout: &[f32]) -> Vec<f32> {
     let width = shape.width();
-    let [want_q, want_k, want_v] = wanted;
+    assert!(shape.apart == 3 * width && shape.s == shape.t && shape.t <= FEW_KEYS, "operands are not side by side");
+    let mut gradients = zeros(shape.batch * shape.s * shape.apart);
+    let to = SharedMut::new(&mut gradients);
+    add_gradients(shape, saved, dout, [true; 3], [to, to.from(width), to.from(2 * width)], SharedMut::new(&mut []));
+    gradients
+}
+
+/// Adds the gradients to what lies at `to`, of the queries those of each [`KEY_TASK`] keys but the first to a part of `more`.
+fn add_gradients(
+    shape: &Shape,
+    saved: &Saved<'_>,
+    dout: &[f32],
+    wanted: [bool; 3],
+    [to_q, to_k, to_v]: [SharedMut; 3],
+    more: SharedMut,
+) {
+    let Shape { batch, heads, s, t, d, apart, .. } = *shape;
     let key_tasks = t.div_ceil(KEY_TASK);
-    let allocate = |wanted: bool, n: usize| zeros(if wanted { n } else { 0 });
-    // what the first task of a head adds to the queries' gradients, and what the others add
-    let n = batch * s * width;
-    let (mut dq, mut more) = (allocate(want_q, n), allocate(want_q, (key_tasks - 1) * n));
-    let (mut dk, mut dv) = (allocate(want_k, batch * t * width), allocate(want_v, batch * t * width));
     let mut delta = vec![0.0; batch * s * heads];
     chunks(&mut delta, 4096, |i, delta| {
         let range = i * 4096 * d..(i * 4096 + delta.len()) * d;
         head_dots(d, &saved.out[range.clone()], &dout[range], delta);
     });
-    let (to_q, to_k, to_v) = (SharedMut::new(&mut dq), SharedMut::new(&mut dk), SharedMut::new(&mut dv));
-    let to_more = SharedMut::new(&mut more);
     let given = Given { shape, saved, dout, delta: &delta, wanted };
     tasks(batch * heads * key_tasks, |task| {
         let (head, part) = ((task / key_tasks / heads, task / key_tasks % heads), task % key_tasks);
-        let to_q = if part == 0 || !want_q { to_q } else { to_more.from((part - 1) * n) };
+        let to_q = if part == 0 || !wanted[0] { to_q } else { more.from((part - 1) * batch * s * apart) };
         SCRATCH.with_borrow_mut(|scratch| given.keys(head, part * KEY_TASK, scratch, [to_q, to_k, to_v]));
     });
-    if want_q && key_tasks > 1 {
-        add_parts(&more, &mut dq);
-    }
-    [dq, dk, dv]
 }
 
 /// The operands of [`backward`], shared by its tasks.
@@ -169,10 +192,10 @@ impl Given<'_> {
     fn keys(&self, (b, h): (usize, usize), first: usize, scratch: &mut Scratch, to: [SharedMut; 3]) {
         let &Self { shape, saved, dout, wanted: [_, want_k, want_v], .. } = self;
         let (s, d) = (shape.s, shape.d);
-        let sides = [(saved.q, want_k), (dout, want_v)];
+        let sides = [(shape.head(saved.q, (b, h), s, 0), want_k), (shape.result_head(dout, (b, h), 0), want_v)];
         for ((x, wanted), packed) in sides.into_iter().zip(&mut scratch.columns) {
             if wanted {
-                Tiles::pack_parts(shape.head(x, (b, h), s, 0).t(), (d, s), QUERIES, packed);
+                Tiles::pack_parts(x.t(), (d, s), QUERIES, packed);
             }
         }
         let end = shape.t.min(first + KEY_TASK);
@@ -209,7 +232,7 @@ impl Given<'_> {
             if shape.causal && k0 >= q0 + n {
                 continue;
             }
-            let (query, grad) = (shape.head(saved.q, (b, h), s, q0), shape.head(dout, (b, h), s, q0));
+            let (query, grad) = (shape.head(saved.q, (b, h), s, q0), shape.result_head(dout, (b, h), q0));
             let [a, b_] = left.each_mut();
             let (query_rows, grad_rows) = (Tiles::pack(query, n, d, a), Tiles::pack(grad, n, d, b_));
             let query = want_k.then(|| Tiles::part(&columns[0], d, q0, n));
@@ -259,9 +282,9 @@ impl Given<'_> {
             onto = Onto::Before;
             if let Some(key_rows) = key_rows {
                 let ds = Tiles::in_panels(grads, n, keys);
-                let dst = to_q.at((b * s + q0) * shape.width() + h * d, (n - 1) * shape.width() + d);
+                let dst = to_q.at((b * s + q0) * shape.apart + h * d, (n - 1) * shape.apart + d);
                 // SAFETY: these queries of this head, in this task's part of `dq`, belong to this task alone.
-                unsafe { key_rows.times((0, d), ds, dst, shape.width(), Onto::Before, 1.0) };
+                unsafe { key_rows.times((0, d), ds, dst, shape.apart, Onto::Before, 1.0) };
             }
         }
         if matches!(onto, Onto::Nothing) {
@@ -273,7 +296,7 @@ impl Given<'_> {
                 let at = j / panel * panel;
                 let width = Order::new(1, panel.min(keys - at)).width();
                 // SAFETY: this key of this head belongs to this task alone; the bounds are checked.
-                let row = unsafe { to.slice((b * t + k0 + j) * shape.width() + h * d, d) };
+                let row = unsafe { to.slice((b * t + k0 + j) * shape.apart + h * d, d) };
                 row.iter_mut().zip(sums[at * d + j - at..].iter().step_by(width)).for_each(|(to, sum)| *to = *sum);
             }
         }

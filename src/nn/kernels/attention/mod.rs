@@ -9,7 +9,7 @@ use super::gemm::{Order, Panels};
 use super::instructions::Instructions;
 use super::matmul::View;
 use super::parallel::grown;
-pub use backward::{Saved, backward};
+pub use backward::{FEW_KEYS, Saved, backward, backward_beside};
 pub use forward::forward;
 
 /// Columns of the narrowest panel: queries whose softmax is computed together.
@@ -28,6 +28,8 @@ pub struct Shape {
     pub t: usize,
     /// Features of a head.
     pub d: usize,
+    /// How far rows of queries, keys and values are apart, and those of their gradients: `heads d`, or more where they lie side by side.
+    pub apart: usize,
     /// Whether query `i` sees keys `j <= i` only.
     pub causal: bool,
     /// Whether operands are rounded to `bf16` where that makes products faster.
@@ -35,7 +37,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Features of all heads: what the rows of the operands are apart.
+    /// Features of all heads: what the rows of the result are apart.
     fn width(&self) -> usize {
         self.heads * self.d
     }
@@ -51,7 +53,12 @@ impl Shape {
 
     /// The rows of one head of one sample, from row `from` on, of an operand with `len` rows.
     fn head<'a>(&self, x: &'a [f32], (b, h): (usize, usize), len: usize, from: usize) -> View<'a> {
-        View::new(&x[(b * len + from) * self.width() + h * self.d..], self.width(), 1)
+        View::new(&x[(b * len + from) * self.apart + h * self.d..], self.apart, 1)
+    }
+
+    /// The same of the result, or of its gradient.
+    fn result_head<'a>(&self, x: &'a [f32], (b, h): (usize, usize), from: usize) -> View<'a> {
+        View::new(&x[(b * self.s + from) * self.width() + h * self.d..], self.width(), 1)
     }
 }
 
