@@ -1,12 +1,13 @@
 //! Residual sums and skip connections.
 
 use super::kernels::parallel::{SharedMut, chunks, tasks, unwritten};
-use super::kernels::storage::{cpu, fused};
+use super::kernels::storage::{cpu, cpu_mut, fused};
 use super::record::apply2;
+use super::release::release;
 use crate::Result;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, InplaceOp2, Layout, Shape, Tensor, bail};
 
 /// Elements of one task.
 const BLOCK: usize = 1 << 15;
@@ -20,6 +21,35 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         return Ok((a + b)?);
     }
     Ok(apply2(&a.contiguous()?, &b.contiguous()?, Add)?)
+}
+
+/// `a + b`, for a `b` that nothing else reads: without a graph, the sum takes its place.
+///
+/// # Shape
+/// Any, both alike.
+pub fn add_last(a: &Tensor, b: Tensor) -> Result<Tensor> {
+    let free = ![a, &b].into_iter().any(Tensor::track_op) && b.device().is_cpu();
+    if free && fused(&[a, &b]) && a.shape() == b.shape() && b.is_contiguous() {
+        b.inplace_op2(&a.contiguous()?, &AddOver)?;
+        return Ok(b);
+    }
+    let sum = add(a, &b)?;
+    release(b)?;
+    Ok(sum)
+}
+
+struct AddOver;
+
+impl InplaceOp2 for AddOver {
+    fn name(&self) -> &'static str {
+        "residual-add-over"
+    }
+
+    fn cpu_fwd(&self, b: &mut CpuStorage, lb: &Layout, a: &CpuStorage, la: &Layout) -> candle_core::Result<()> {
+        let (a, b) = (cpu(a, la)?, cpu_mut(b, lb)?);
+        chunks(b, BLOCK, |i, b| b.iter_mut().zip(&a[i * BLOCK..]).for_each(|(b, a)| *b += a));
+        Ok(())
+    }
 }
 
 struct Add;
@@ -163,13 +193,29 @@ impl CustomOp2 for Concat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::kernels::testing::compare;
+    use crate::nn::kernels::testing::{compare, tensor};
+    use candle_core::{DType, Var};
 
     #[test]
     fn sums_and_their_gradients() {
         compare("add", &[&[2, 3, 5], &[2, 3, 5]], 1e-6, &|t| add(&t[0], &t[1]));
         compare("add", &[&[7, 40_000], &[7, 40_000]], 1e-6, &|t| add(&t[0], &t[1]));
         compare("add views", &[&[4, 3], &[3, 4]], 1e-6, &|t| add(&t[0].t()?, &t[1]));
+    }
+
+    #[test]
+    fn a_sum_takes_the_place_of_its_last_operand_where_there_is_no_graph() {
+        let (a, b) = (tensor(&[2, 40_000], 1, DType::F32), tensor(&[2, 40_000], 2, DType::F32));
+        let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let expected = values(&add(&a, &b).unwrap());
+        for (a, in_place) in [(a.clone(), true), (Var::from_tensor(&a).unwrap().into_inner(), false)] {
+            let own = b.copy().unwrap();
+            let sum = add_last(&a, own.clone()).unwrap();
+            assert!(values(&sum) == expected);
+            assert_eq!(values(&own) == expected, in_place);
+        }
+        compare("add last", &[&[2, 3, 5], &[2, 3, 5]], 1e-6, &|t| add_last(&t[0], (&t[1] * 2.0)?));
+        assert!(add_last(&a, b.narrow(1, 0, 7).unwrap()).is_err());
     }
 
     #[test]

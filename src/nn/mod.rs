@@ -32,7 +32,7 @@ mod upsample;
 pub use activation::{geglu, geglu_over, gelu, quick_gelu, silu};
 pub use attention::{attention, attention_beside, attention_in_bf16};
 pub use backward::{Gradients, accumulate, backward, backward_recorded, complete, gather, on_deep_stack};
-pub use combine::{add, concat_channels, repeat_rows};
+pub use combine::{add, add_last, concat_channels, repeat_rows};
 pub use conv2d::{Conv2d, conv2d};
 pub use deal::{across, deal};
 pub use device::{ComputeDevice, DeviceChoice, Devices};

@@ -1,7 +1,7 @@
 //! `ResnetBlock2D`, and the convolutions between levels.
 
 use crate::Result;
-use crate::nn::{Conv2d, GroupNorm, Linear, ParamPath, add, add_per_channel, release, upsample_nearest2x};
+use crate::nn::{Conv2d, GroupNorm, Linear, ParamPath, add_last, add_per_channel, release, upsample_nearest2x};
 use candle_core::Tensor;
 
 /// Two 3x3 convolutions around a residual, with the timestep added between them (diffusers' `ResnetBlock2D`).
@@ -45,17 +45,15 @@ impl ResnetBlock {
         let h = add_per_channel(&convolved, &self.time_emb_proj.forward(&of_rows)?)?;
         release(convolved)?;
         let h = self.conv2.forward_releasing(self.norm2.forward_silu_over(h)?)?;
-        let sum = match &self.conv_shortcut {
+        match &self.conv_shortcut {
             Some(conv) => {
                 let shortcut = conv.forward(x)?;
-                let sum = add(&shortcut, &h)?;
+                let sum = add_last(&shortcut, h)?;
                 release(shortcut)?;
-                sum
+                Ok(sum)
             }
-            None => add(x, &h)?,
-        };
-        release(h)?;
-        Ok(sum)
+            None => add_last(x, h),
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 use super::context::{Context, Keys};
 use crate::Result;
 use crate::nn::{
-    Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add, attention_beside, done_with, feed_forward_by_rows, forget,
-    from_tokens, geglu_linear_over, release, repeat_rows, self_attention, to_tokens,
+    Conv2d, GroupNorm, LayerNorm, Linear, ParamPath, add_last, attention_beside, done_with, feed_forward_by_rows,
+    forget, from_tokens, geglu_linear_over, release, repeat_rows, self_attention, to_tokens,
 };
 use candle_core::{Tensor, TensorId};
 
@@ -77,13 +77,6 @@ impl Attention {
         forget(&qkv)?;
         Ok(y)
     }
-}
-
-/// `x + h`, for an `h` that nothing else reads.
-fn add_last(x: &Tensor, h: Tensor) -> Result<Tensor> {
-    let sum = add(x, &h)?;
-    release(h)?;
-    Ok(sum)
 }
 
 /// `ff`: a GEGLU of four times the width, and back.

@@ -401,8 +401,9 @@ pub(super) fn left(path: Instructions, a: View<'_>, (m, k): (usize, usize), buff
 /// # Safety
 /// `a` must be as large as that, and `to` have room for it and `SLACK`.
 unsafe fn tiles(path: Instructions, a: View<'_>, (m, k): (usize, usize), to: *mut f32) {
-    for i in (0..m).step_by(path.rows()) {
-        let rows = path.rows().min(m - i);
+    let height = path.height(m);
+    for i in (0..m).step_by(height.max(1)) {
+        let rows = height.min(m - i);
         // SAFETY: the caller vouches for both; a tile's overhang is overwritten by the next tile.
         unsafe { pack(path, a.from(i, 0), (rows, k), to.add(i * k), rows) };
     }

@@ -1,6 +1,6 @@
 //! The innermost loops: a tile of the result stays in registers over a block of the inner dimension.
 //!
-//! `A` comes packed in tiles of [`Instructions::rows`] rows, `(tile, k, rows of the tile)`, `B` in panels of [`WIDE`] vectors of
+//! `A` comes packed in tiles of [`Instructions::height`] rows, `(tile, k, rows of the tile)`, `B` in panels of [`WIDE`] vectors of
 //! columns, `(panel, k, columns)`; a last panel that has no more than one vector of columns is one vector wide. Each element of
 //! the result is one chain of multiply-adds in order of `k`, so that it does not matter how a product is cut.
 
@@ -28,13 +28,23 @@ impl Instructions {
         WIDE * self.lanes()
     }
 
-    /// Rows of a tile: as many as the registers hold.
+    /// Rows of the tiles of `m` rows, but for the last: about alike, as one of few rows takes as long as one of more.
+    pub(super) fn height(self, m: usize) -> usize {
+        height(m, self.rows())
+    }
+
+    /// Rows of a tile at most: as many as the registers hold.
     pub fn rows(self) -> usize {
         match self {
             Self::Amx | Self::Avx512 => 14,
             _ => 6,
         }
     }
+}
+
+#[inline(always)]
+fn height(m: usize, most: usize) -> usize {
+    m.div_ceil(m.div_ceil(most).max(1))
 }
 
 /// What a product is added to.
@@ -183,9 +193,9 @@ unsafe fn panels<T: Vector, const ROWS: usize>(block: Block<'_>) {
 /// All tiles of one panel of `V` vectors.
 #[inline(always)]
 unsafe fn column<T: Vector, const V: usize, const ROWS: usize>(panel: Block<'_>) {
-    let mut i = 0;
+    let (mut i, height) = (0, height(panel.m, ROWS));
     while i < panel.m {
-        let rows = ROWS.min(panel.m - i);
+        let rows = height.min(panel.m - i);
         // SAFETY: as above.
         unsafe {
             let at = Block { a: panel.a.from(i, panel.k), dst: panel.dst.add(i * panel.stride), m: rows, ..panel };
