@@ -1,9 +1,10 @@
 //! Convolution by columns: each patch of a sample is a column, the rest is matrix products.
 
 use super::Geometry;
-use crate::nn::kernels::gemm::Onto;
+use crate::nn::kernels::gemm::{Onto, amx};
+use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::matmul::{View, matmul, matmul_within, product};
-use crate::nn::kernels::parallel::{SharedMut, add_parts, chunks, tasks, unwritten};
+use crate::nn::kernels::parallel::{SharedMut, add_parts, alone, chunks, tasks, unwritten};
 use crate::nn::kernels::values::Values;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -28,6 +29,9 @@ fn unfold(g: &Geometry, sample: &[f32], columns: &mut [f32]) {
 fn unfold_rows(g: &Geometry, sample: &[f32], rows: Range<usize>, columns: &mut [f32]) {
     let out_width = g.out_width();
     let same = g.stride == 1 && out_width == g.width;
+    if (g.kernel, g.stride, g.padding) == (3, 2, 1) && g.height.is_multiple_of(2) && g.width.is_multiple_of(2) {
+        return unfold_halved(g, sample, rows, columns);
+    }
     for (row, columns) in columns.chunks_exact_mut(rows.len() * out_width).enumerate() {
         let (channel, ky, kx) = (row / (g.kernel * g.kernel), row / g.kernel % g.kernel, row % g.kernel);
         let map = &sample[channel * g.height * g.width..][..g.height * g.width];
@@ -49,6 +53,34 @@ fn unfold_rows(g: &Geometry, sample: &[f32], rows: Range<usize>, columns: &mut [
             line[inside.end..].fill(0.0);
             let values = source[inside.start * g.stride + kx - g.padding..].iter().step_by(g.stride);
             line[inside.clone()].iter_mut().zip(values).for_each(|(to, value)| *to = *value);
+        }
+    }
+}
+
+/// As [`unfold_rows`] of a 3x3 kernel of stride 2: a tap meets every other row and column, of which there are four kinds, as a tap of
+/// stride 1 meets all.
+fn unfold_halved(g: &Geometry, sample: &[f32], rows: Range<usize>, columns: &mut [f32]) {
+    let half = Geometry { height: g.height / 2, width: g.width / 2, stride: 1, ..*g };
+    let size = half.height * half.width;
+    let mut kinds = vec![0.0; 4 * size];
+    let maps = sample.chunks_exact(4 * size);
+    for (map, columns) in maps.zip(columns.chunks_exact_mut(9 * rows.len() * half.width)) {
+        let (even, odd) = kinds.split_at_mut(2 * size);
+        for (y, pair) in map.chunks_exact(2 * g.width).enumerate() {
+            let (upper, lower) = pair.split_at(g.width);
+            for (line, kinds) in [(upper, &mut *even), (lower, &mut *odd)] {
+                let (left, right) = kinds.split_at_mut(size);
+                let to = left[y * half.width..][..half.width].iter_mut().zip(&mut right[y * half.width..]);
+                for ([a, b], (left, right)) in line.as_chunks().0.iter().zip(to) {
+                    (*left, *right) = (*a, *b);
+                }
+            }
+        }
+        // the first tap meets the odd ones one place before, the second the even ones, the third the odd ones
+        for (tap, columns) in columns.chunks_exact_mut(rows.len() * half.width).enumerate() {
+            let (ky, kx) = (tap / 3, tap % 3);
+            let kind = 2 * usize::from(ky != 1) + usize::from(kx != 1);
+            shift(&half, &kinds[kind * size..][..size], (ky.min(1), kx.min(1)), rows.clone(), columns);
         }
     }
 }
@@ -119,8 +151,22 @@ fn all_columns<'a>(g: &Geometry, sample: &'a [f32]) -> Cow<'a, [f32]> {
     Cow::Owned(columns)
 }
 
-/// `y = W X + b`, sample by sample: many samples side by side, few one after the other by all threads.
-pub(super) fn forward(g: &Geometry, x: &[f32], weight: Values<'_>, bias: Option<&[f32]>, y: &mut [f32]) {
+/// The kernel `(out, in k k)` as many samples meet it, if it is worth keeping so.
+pub(super) fn kept(g: &Geometry, weight: Values<'_>) -> Option<amx::Left> {
+    let suits = amx::suits(Instructions::used(), g.taps()) && matches!(weight, Values::F32(_));
+    suits.then(|| amx::Left::new(g.outputs, g.taps(), View::new(weight, g.taps(), 1)))
+}
+
+/// `y = W X + b`, sample by sample: many samples side by side, few one after the other by all threads. `kept` is what [`kept`] makes of a
+/// constant kernel.
+pub(super) fn forward(
+    g: &Geometry,
+    x: &[f32],
+    weight: Values<'_>,
+    kept: Option<&amx::Left>,
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+) {
     let (pixels, taps) = (g.out_pixels(), g.taps());
     let w = View::new(weight, taps, 1);
     let biased = |maps: &mut [f32]| {
@@ -142,19 +188,31 @@ pub(super) fn forward(g: &Geometry, x: &[f32], weight: Values<'_>, bias: Option<
         }
         return;
     }
-    chunks(y, g.outputs * pixels, |sample, maps| {
-        biased(maps);
-        let input = &x[sample * g.in_sample()..][..g.in_sample()];
+    let size = g.outputs * pixels;
+    // a thread that works alone takes one after the other without a break
+    let together = if alone() && !needs_columns(g) && kept.is_some() { g.batch } else { 1 };
+    chunks(y, together * size, |first, maps| {
+        maps.chunks_exact_mut(size).for_each(biased);
+        let input = &x[first * together * g.in_sample()..];
         let mut columns = unwritten(if needs_columns(g) { taps * pixels } else { 0 });
         let source = if needs_columns(g) {
-            unfold(g, input, &mut columns);
+            unfold(g, &input[..g.in_sample()], &mut columns);
             &columns[..]
         } else {
             input
         };
-        let columns = View::new(source, pixels, 1);
-        // SAFETY: `maps` is one row of `pixels` elements for each output.
-        unsafe { product((g.outputs, pixels, taps), maps.as_mut_ptr(), pixels, bias.is_some(), w, columns, 1.0) };
+        let (count, dst) = (maps.len() / size, maps.as_mut_ptr());
+        let columns = |i: usize| View::new(&source[i * g.in_sample()..], pixels, 1);
+        // SAFETY: of each sample, `maps` is one row of `pixels` elements for each output.
+        unsafe {
+            match kept {
+                Some(kept) => {
+                    let onto = if bias.is_some() { Onto::Before } else { Onto::Nothing };
+                    kept.multiply_each(pixels, count, |i| (columns(i), dst.wrapping_add(i * size)), pixels, onto);
+                }
+                None => product((g.outputs, pixels, taps), dst, pixels, bias.is_some(), w, columns(0), 1.0),
+            }
+        }
     });
 }
 

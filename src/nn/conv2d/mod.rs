@@ -2,13 +2,14 @@
 //!
 //! With `X` the columns of [`columns`] (`(in k k, H' W')` of one sample) and `W` as `(out, in k k)`:
 //! `y = W X + b`, `dW = sum over samples of dy X^T`, `db = sum of dy`, and `dX = W^T dy`, folded back onto the input.
-//! A 3x3 convolution of stride 1 and padding 1 goes through [`winograd`] (many tiles) or [`direct`] (many small maps, or one large)
-//! instead where they win; its input gradient is, in any of the ways, the same convolution of `dy` with the kernel flipped and its
+//! A 3x3 convolution of stride 1 and padding 1 goes through [`winograd`] (many tiles), [`taps`] (few outputs) or [`direct`] (many small
+//! maps, or one large) instead where they win; its input gradient is, in any of the ways, the same convolution of `dy` with the kernel flipped and its
 //! channels swapped.
 
 mod columns;
 mod direct;
 mod kernel;
+mod taps;
 #[cfg(test)]
 mod tests;
 mod tiles;
@@ -17,6 +18,7 @@ mod winograd;
 
 #[cfg(feature = "cuda")]
 use super::cuda::conv2d as on_gpu;
+use super::kernels::gemm::amx;
 use super::kernels::parallel::{on_this_thread, unwritten};
 use super::kernels::storage::{cpu, cpu_weight, fused_with, slice, weight as weight_values};
 use super::kernels::values::Values;
@@ -49,11 +51,14 @@ pub struct Conv2d {
     points: Option<Arc<Points>>,
 }
 
-/// A 3x3 kernel's points (see [`winograd`]) in either form, made when first asked for.
+/// What is made of a constant kernel when it is first asked for.
 #[derive(Debug, Default)]
 struct Points {
+    /// A 3x3 kernel's points (see [`winograd`]) in either form.
     forward: [OnceLock<KernelPoints>; 2],
     backward: [OnceLock<KernelPoints>; 2],
+    /// As the columns of many samples meet it.
+    whole: OnceLock<Option<amx::Left>>,
 }
 
 impl Conv2d {
@@ -229,6 +234,7 @@ enum Way {
     Direct,
     Winograd(Form),
     Columns,
+    Taps,
     /// As on AMX, of a kernel that is kept in `bf16`.
     Tiles,
 }
@@ -238,6 +244,8 @@ impl Way {
     fn of(g: &Geometry, kept: DType) -> Self {
         if tiles::suits(g, kept) {
             Self::Tiles
+        } else if taps::suits(g, kept) {
+            Self::Taps
         } else if (g.kernel, g.stride, g.padding) != (3, 1, 1) {
             Self::Columns
         } else if let Some(form) = winograd::form(g) {
@@ -265,7 +273,8 @@ impl Convolution {
             Way::Direct => direct::convolve(g, x, Kernel::Forward(weight), bias, &mut y),
             Way::Winograd(form) => self.by_points(form, g, x, Kernel::Forward(weight), bias, &mut y),
             Way::Tiles => tiles::convolve(g, x, Kernel::Forward(weight), bias, &mut y),
-            Way::Columns => columns::forward(g, x, weight, bias, &mut y),
+            Way::Taps => taps::convolve(g, x, Kernel::Forward(weight), bias, &mut y),
+            Way::Columns => columns::forward(g, x, weight, self.whole(weight), bias, &mut y),
         }
         (CpuStorage::F32(y), Shape::from((g.batch, g.outputs, g.out_height(), g.out_width())))
     }
@@ -277,6 +286,12 @@ impl Convolution {
         } else {
             winograd::convolve(form, g, x, &self.points(form, g, kernel), bias, y);
         }
+    }
+
+    /// What is kept of a constant kernel that many samples meet.
+    fn whole(&self, weight: Values<'_>) -> Option<&amx::Left> {
+        let points = self.points.as_ref().filter(|_| self.geometry.batch >= columns::SAMPLES)?;
+        points.whole.get_or_init(|| columns::kept(&self.geometry, weight)).as_ref()
     }
 
     /// The kernel's points, kept where the kernel is constant.
@@ -313,10 +328,12 @@ impl Convolution {
                 Way::Direct => direct::convolve(&swapped, dy, kernel, None, &mut dx),
                 Way::Winograd(form) => self.by_points(form, &swapped, dy, kernel, None, &mut dx),
                 Way::Tiles => tiles::convolve(&swapped, dy, kernel, None, &mut dx),
-                Way::Columns if (g.kernel, g.stride, g.padding) == (3, 1, 1) && g.batch >= columns::SAMPLES => {
-                    columns::forward(&swapped, dy, kernel.weights(&swapped).as_slice().into(), None, &mut dx);
+                Way::Columns | Way::Taps
+                    if (g.kernel, g.stride, g.padding) == (3, 1, 1) && g.batch >= columns::SAMPLES =>
+                {
+                    columns::forward(&swapped, dy, kernel.weights(&swapped).as_slice().into(), None, None, &mut dx);
                 }
-                Way::Columns => columns::input_gradient(g, dy, w, &mut dx),
+                Way::Columns | Way::Taps => columns::input_gradient(g, dy, w, &mut dx),
             }
             Tensor::from_vec(dx, x.shape(), x.device())
         });

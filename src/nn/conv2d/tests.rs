@@ -24,6 +24,9 @@ fn three_by_three_of_stride_one_on_odd_sizes() {
     check(2, 16, 40, [50, 61], 3, 1, 1); // more tiles than one task
     check(2, 272, 250, [9, 15], 3, 1, 1); // a large kernel
     check(2, 40, 3, [128, 130], 3, 1, 1); // weight gradients of some inputs after others
+    check(9, 50, 4, [16, 16], 3, 1, 1); // few outputs
+    check(1, 70, 8, [70, 40], 3, 1, 1); // the same in several bands
+    check(2, 16, 1, [3, 1], 3, 1, 1); // one column
 }
 
 #[test]
@@ -37,7 +40,7 @@ fn large_maps_are_unfolded_in_bands() {
         let bias = values(3, 3);
         assert!(g.taps() * g.out_pixels() > 1 << 24);
         let mut y = vec![f32::NAN; g.outputs * g.out_pixels()];
-        columns::forward(&g, &x, w.as_slice().into(), Some(&bias), &mut y);
+        columns::forward(&g, &x, w.as_slice().into(), None, Some(&bias), &mut y);
         for (o, oy, ox) in
             [(0, 0, 0), (1, 1, 7), (2, g.out_height() - 1, g.out_width() - 1), (0, g.out_height() / 2, 3)]
         {
@@ -88,7 +91,7 @@ fn every_other_geometry() {
 #[test]
 fn every_way_gives_the_same() {
     let values = |n: usize, seed: u64| crate::diffusion::Generator::new(seed).randn(n);
-    let mut ways = vec![Way::Winograd(Form::F2), Way::Winograd(Form::F4)];
+    let mut ways = vec![Way::Winograd(Form::F2), Way::Winograd(Form::F4), Way::Taps];
     ways.extend(direct::available().then_some(Way::Direct));
     let small = [(1, 16, 16, 8, 8), (3, 33, 17, 5, 11), (2, 20, 40, 9, 33), (1, 300, 24, 12, 10), (9, 18, 16, 4, 4)];
     let large = [(3, 270, 250, 5, 11), (2, 260, 256, 8, 8)]; // whose kernels' points are made on the way
@@ -128,4 +131,24 @@ fn works_without_bias_and_on_views() {
     compare("conv2d", &[&[2, 5, 6, 3], &[4, 3, 3, 3]], 5e-6, &|t| {
         conv2d(&t[0].permute((0, 3, 1, 2))?, &t[1], None, 1, 1)
     });
+}
+
+/// What is kept of a constant kernel changes nothing, whether a thread takes all samples or one.
+#[test]
+fn kept_kernels_give_the_same_bits() {
+    let values = |n: usize, seed: u64| crate::diffusion::Generator::new(seed).randn(n);
+    for (inputs, outputs, kernel, stride, padding) in [(64, 50, 1, 1, 0), (20, 33, 3, 2, 1)] {
+        let g = Geometry { batch: 9, inputs, outputs, height: 8, width: 6, kernel, stride, padding };
+        let (x, w, bias) = (values(9 * g.in_sample(), 1), values(outputs * g.taps(), 2), values(outputs, 3));
+        let op = |points| Convolution { geometry: g, way: Way::Columns, points };
+        let forward = |points, bias| match op(points).forward(&x, w.as_slice().into(), bias) {
+            (CpuStorage::F32(y), _) => y,
+            other => panic!("{other:?}"),
+        };
+        for bias in [None, Some(&bias[..])] {
+            let expected = forward(None, bias);
+            assert!(forward(Some(Arc::default()), bias) == expected);
+            assert!(on_this_thread(|| forward(Some(Arc::default()), bias)) == expected);
+        }
+    }
 }

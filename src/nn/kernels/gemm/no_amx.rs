@@ -43,6 +43,29 @@ impl Right {
     }
 }
 
+/// Of which there are none.
+#[derive(Debug)]
+pub struct Left(());
+
+impl Left {
+    pub fn new(_: usize, _: usize, _: View<'_>) -> Self {
+        unreachable!("nothing suits")
+    }
+
+    /// # Safety
+    /// None is needed.
+    pub unsafe fn multiply_each<'a>(
+        &'a self,
+        _: usize,
+        _: usize,
+        _: impl Fn(usize) -> (View<'a>, *mut f32),
+        _: usize,
+        _: Onto<'a>,
+    ) {
+        unreachable!("nothing suits")
+    }
+}
+
 /// # Safety
 /// None is needed.
 pub unsafe fn product(_: (usize, usize, usize), _: *mut f32, _: usize, _: Onto<'_>, _: View<'_>, _: View<'_>, _: f32) {

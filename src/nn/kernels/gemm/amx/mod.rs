@@ -11,6 +11,7 @@
 //! As with vectors, each part of the inner dimension is summed in one order, however rows and columns are cut. While tiles multiply, vectors
 //! split what comes next and store what is done ([`stream`], [`shadow`]).
 
+mod left;
 mod lines;
 mod rounded;
 mod shadow;
@@ -25,6 +26,7 @@ use crate::nn::kernels::instructions::Instructions;
 use crate::nn::kernels::matmul::View;
 use crate::nn::kernels::parallel::{SharedMut, alone, tasks};
 use crate::nn::kernels::values::Values;
+pub use left::Left;
 pub use rounded::Rounded;
 pub use shifted::{CHANNELS, Weights};
 pub use split::Line;
