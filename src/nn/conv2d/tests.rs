@@ -137,8 +137,13 @@ fn works_without_bias_and_on_views() {
 #[test]
 fn kept_kernels_give_the_same_bits() {
     let values = |n: usize, seed: u64| crate::diffusion::Generator::new(seed).randn(n);
-    for (inputs, outputs, kernel, stride, padding) in [(64, 50, 1, 1, 0), (20, 33, 3, 2, 1)] {
-        let g = Geometry { batch: 9, inputs, outputs, height: 8, width: 6, kernel, stride, padding };
+    let tensor = |shape: &[usize], seed| {
+        let values = values(shape.iter().product(), seed);
+        candle_core::Var::from_vec(values, shape, &candle_core::Device::Cpu).unwrap().into_inner()
+    };
+    let geometries = [(64, 50, 8, 1, 1, 0), (20, 33, 8, 3, 2, 1), (24, 40, 2, 3, 1, 1)];
+    for (inputs, outputs, height, kernel, stride, padding) in geometries {
+        let g = Geometry { batch: 9, inputs, outputs, height, width: 6, kernel, stride, padding };
         let (x, w, bias) = (values(9 * g.in_sample(), 1), values(outputs * g.taps(), 2), values(outputs, 3));
         let op = |points| Convolution { geometry: g, way: Way::Columns, points };
         let forward = |points, bias| match op(points).forward(&x, w.as_slice().into(), bias) {
@@ -150,5 +155,10 @@ fn kept_kernels_give_the_same_bits() {
             assert!(forward(Some(Arc::default()), bias) == expected);
             assert!(on_this_thread(|| forward(Some(Arc::default()), bias)) == expected);
         }
+        let (x, w) = (tensor(&[9, inputs, height, 6], 4), tensor(&[outputs, inputs, kernel, kernel], 5).detach());
+        let dy = tensor(&[9, outputs, g.out_height(), g.out_width()], 6).detach();
+        let backward = |points| op(points).backward(&x, &w, &dy).unwrap().0.unwrap().flatten_all().unwrap();
+        let [expected, found] = [None, Some(Arc::default())].map(|points| backward(points).to_vec1::<f32>().unwrap());
+        assert!(found == expected);
     }
 }
