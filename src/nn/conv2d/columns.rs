@@ -29,8 +29,9 @@ fn unfold(g: &Geometry, sample: &[f32], columns: &mut [f32]) {
 fn unfold_rows(g: &Geometry, sample: &[f32], rows: Range<usize>, columns: &mut [f32]) {
     let out_width = g.out_width();
     let same = g.stride == 1 && out_width == g.width;
-    if (g.kernel, g.stride, g.padding) == (3, 2, 1) && g.height.is_multiple_of(2) && g.width.is_multiple_of(2) {
-        return unfold_halved(g, sample, rows, columns);
+    let even = g.height.is_multiple_of(2) && g.width.is_multiple_of(2);
+    if (g.kernel, g.stride, g.padding) == (3, 2, 1) && even && rows.len() == g.out_height() {
+        return unfold_halved(g, sample, columns);
     }
     for (row, columns) in columns.chunks_exact_mut(rows.len() * out_width).enumerate() {
         let (channel, ky, kx) = (row / (g.kernel * g.kernel), row / g.kernel % g.kernel, row % g.kernel);
@@ -57,14 +58,14 @@ fn unfold_rows(g: &Geometry, sample: &[f32], rows: Range<usize>, columns: &mut [
     }
 }
 
-/// As [`unfold_rows`] of a 3x3 kernel of stride 2: a tap meets every other row and column, of which there are four kinds, as a tap of
+/// As [`unfold`] of a 3x3 kernel of stride 2: a tap meets every other row and column, of which there are four kinds, as a tap of
 /// stride 1 meets all.
-fn unfold_halved(g: &Geometry, sample: &[f32], rows: Range<usize>, columns: &mut [f32]) {
+fn unfold_halved(g: &Geometry, sample: &[f32], columns: &mut [f32]) {
     let half = Geometry { height: g.height / 2, width: g.width / 2, stride: 1, ..*g };
     let size = half.height * half.width;
     let mut kinds = vec![0.0; 4 * size];
     let maps = sample.chunks_exact(4 * size);
-    for (map, columns) in maps.zip(columns.chunks_exact_mut(9 * rows.len() * half.width)) {
+    for (map, columns) in maps.zip(columns.chunks_exact_mut(9 * size)) {
         let (even, odd) = kinds.split_at_mut(2 * size);
         for (y, pair) in map.chunks_exact(2 * g.width).enumerate() {
             let (upper, lower) = pair.split_at(g.width);
@@ -77,10 +78,10 @@ fn unfold_halved(g: &Geometry, sample: &[f32], rows: Range<usize>, columns: &mut
             }
         }
         // the first tap meets the odd ones one place before, the second the even ones, the third the odd ones
-        for (tap, columns) in columns.chunks_exact_mut(rows.len() * half.width).enumerate() {
+        for (tap, columns) in columns.chunks_exact_mut(size).enumerate() {
             let (ky, kx) = (tap / 3, tap % 3);
             let kind = 2 * usize::from(ky != 1) + usize::from(kx != 1);
-            shift(&half, &kinds[kind * size..][..size], (ky.min(1), kx.min(1)), rows.clone(), columns);
+            shift(&half, &kinds[kind * size..][..size], (ky.min(1), kx.min(1)), 0..half.height, columns);
         }
     }
 }
