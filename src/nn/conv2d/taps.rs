@@ -20,10 +20,11 @@ const INPUTS: usize = 16;
 const PIXELS: usize = 2048;
 const ROWS: usize = 8;
 
-/// Whether this convolution is made so. Where operands are rounded to `bf16` beside a kernel that is kept in it, it is not.
+/// Whether this convolution is made so: where tiles make the product, which then takes little. Beside a kernel that is kept in `bf16` operands are
+/// rounded to it there, as they are not here.
 pub(super) fn suits(g: &Geometry, kept: DType) -> bool {
-    let rounds = kept == DType::BF16 && Instructions::used() == Instructions::Amx;
-    (g.kernel, g.stride, g.padding) == (3, 1, 1) && g.outputs <= FEW && g.inputs >= INPUTS && !rounds
+    let fast = Instructions::used() == Instructions::Amx && kept != DType::BF16;
+    (g.kernel, g.stride, g.padding) == (3, 1, 1) && g.outputs <= FEW && g.inputs >= INPUTS && fast
 }
 
 /// `y = kernel * x + bias`.

@@ -25,22 +25,6 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     if x < -86.9 { 0.0 } else { y }
 }
 
-/// `2^x` for `x` below 127, with a relative error below 2e-7; `2^-126` below -126, NaN for NaN. Half the work of [`exp`].
-#[inline(always)]
-pub fn exp2<const FMA: bool>(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // as in `exp`
-    let x = if x < -126.0 { -126.0 } else { x };
-    let shifted = x + ROUND;
-    let r = x - (shifted - ROUND); // exact
-    // (2^r - 1) / r, fitted for the least relative error of 2^r on [-1/2, 1/2]
-    let p = mul_add::<FMA>(1.535_336e-4, r, 1.339_887_5e-3);
-    let p = mul_add::<FMA>(p, r, 9.618_437e-3);
-    let p = mul_add::<FMA>(p, r, 5.550_332_4e-2);
-    let p = mul_add::<FMA>(p, r, 2.402_264_8e-1);
-    let p = mul_add::<FMA>(p, r, 6.931_472e-1);
-    mul_add::<FMA>(p, r, 1.0) * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
-}
-
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
 pub fn sigmoid<const FMA: bool>(x: f32) -> f32 {
@@ -136,19 +120,6 @@ mod tests {
                 assert!((f64::from(got) / exact - 1.0).abs() < 3e-7, "exp({x}) = {got}, exactly {exact}");
             }
         }
-    }
-
-    #[test]
-    fn exp2_is_within_2e7_relative() {
-        for i in -125_999..126_999 {
-            let x = i as f32 * 1e-3 + 1e-5;
-            let exact = f64::from(x).exp2();
-            for got in [exp2::<true>(x), exp2::<false>(x)] {
-                assert!((f64::from(got) / exact - 1.0).abs() < 2e-7, "2^{x} = {got}, exactly {exact}");
-            }
-        }
-        assert_eq!([exp2::<true>(0.0), exp2::<true>(-3.0)], [1.0, 0.125]);
-        assert!(exp2::<true>(f32::NEG_INFINITY) < 1.2e-38 && exp2::<true>(f32::NAN).is_nan());
     }
 
     #[test]

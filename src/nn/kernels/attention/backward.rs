@@ -6,7 +6,7 @@
 use super::{LANES, Shape, packed};
 use crate::nn::kernels::gemm::amx::{self, Line, Rounded};
 use crate::nn::kernels::gemm::{Onto, Order, Panels, Tiles};
-use crate::nn::kernels::math::{exp2, sum2};
+use crate::nn::kernels::math::{exp, sum2};
 use crate::nn::kernels::parallel::{SharedMut, add_parts, chunks, grown, tasks, zeros};
 use crate::nn::kernels::simd::{dispatched, mul_add};
 use std::cell::RefCell;
@@ -58,7 +58,7 @@ fn probabilities_inner<const FMA: bool>(width: usize, hidden: Option<(usize, usi
 fn probabilities_of<const FMA: bool, const W: usize>(hidden: Option<(usize, usize)>, lse: &[f32], scores: &mut [f32]) {
     for (i, (row, &lse)) in scores.as_chunks_mut::<W>().0.iter_mut().zip(lse).enumerate() {
         for x in row.iter_mut() {
-            *x = exp2::<FMA>(*x - lse);
+            *x = exp::<FMA>(*x - lse);
         }
         if let Some((q0, k0)) = hidden {
             row[(q0 + i + 1).saturating_sub(k0).min(W)..].fill(0.0);
@@ -118,7 +118,7 @@ pub struct Saved<'a> {
     pub v: &'a [f32],
     /// The result `(B, S, heads d)`.
     pub out: &'a [f32],
-    /// The log-sum-exp of the scores `(B, S, heads)`, in powers of two.
+    /// The log-sum-exp of the scores `(B, S, heads)`.
     pub lse: &'a [f32],
 }
 
@@ -214,7 +214,7 @@ impl Given<'_> {
         [to_q, to_k, to_v]: [SharedMut; 3],
     ) {
         let &Self { shape, saved, dout, wanted: [want_q, want_k, want_v], .. } = self;
-        let (Shape { heads, s, t, d, .. }, scale) = (*shape, shape.binary_scale());
+        let Shape { heads, s, t, d, .. } = *shape;
         let Scratch { probabilities: p_buffer, grads, rows, right, left, columns, sums, rounded } = scratch;
         let [key, value, key_rows] = right;
         let of_keys = |x| shape.head(x, (b, h), t, k0);
@@ -256,9 +256,9 @@ impl Given<'_> {
                     match rounded {
                         // as in the forward pass, whose sums the probabilities are to fit
                         Some((tiles, query, key)) => {
-                            query.times(tiles, key, (at, count), p.as_mut_ptr(), width, Onto::Nothing, scale);
+                            query.times(tiles, key, (at, count), p.as_mut_ptr(), width, Onto::Nothing, shape.scale());
                         }
-                        None => key.times((at, count), query_rows, p.as_mut_ptr(), width, Onto::Nothing, scale),
+                        None => key.times((at, count), query_rows, p.as_mut_ptr(), width, Onto::Nothing, shape.scale()),
                     }
                 }
                 let hidden = shape.causal.then(|| (q0, k0 + at));

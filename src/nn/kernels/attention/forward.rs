@@ -1,6 +1,6 @@
 //! `softmax(scale q k^T) v`, keys by queries.
 //!
-//! Scores are made such that exponentials are powers of two: `e^x = 2^(x log2 e)`. They are kept with the queries innermost: `S^T = K Q^T` comes out of the matrix product in the very order in which the next
+//! Scores are kept with the queries innermost: `S^T = K Q^T` comes out of the matrix product in the very order in which the next
 //! one, `O^T = V^T P^T`, reads its right operand, and maxima and sums over keys run down vectors of queries.
 
 use super::products::{Buffers, Products, Queries};
@@ -8,7 +8,7 @@ use super::{LANES, Shape, packed};
 use crate::nn::kernels::gemm::amx::{self, Line, Rounded};
 use crate::nn::kernels::gemm::{Onto, Order, transpose_onto};
 use crate::nn::kernels::instructions::Instructions;
-use crate::nn::kernels::math::exp2;
+use crate::nn::kernels::math::exp;
 use crate::nn::kernels::matmul::View;
 use crate::nn::kernels::parallel::{SharedMut, grown, tasks};
 use crate::nn::kernels::simd::dispatched;
@@ -38,7 +38,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// `out = softmax(scale q k^T) v` and, if asked for, the log-sum-exp of the scores, `(B, S, heads)`, in powers of two.
+/// `out = softmax(scale q k^T) v` and, if asked for, the log-sum-exp of the scores, `(B, S, heads)`.
 pub fn forward(shape: &Shape, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], lse: Option<&mut [f32]>) {
     let blocks = shape.s.div_ceil(QUERIES);
     let (out, lse) = (SharedMut::new(out), lse.map(SharedMut::new));
@@ -92,7 +92,7 @@ fn block(
             let order = Order::new(keys, n);
             let scores = grown(scores, order.len());
             // SAFETY: `scores` is `keys` rows of `order.width()`, and this thread's.
-            unsafe { products.scores((at, n), scores.as_mut_ptr(), order.width(), shape.binary_scale()) };
+            unsafe { products.scores((at, n), scores.as_mut_ptr(), order.width(), shape.scale()) };
             let masked = shape.causal.then_some((k0, q0));
             let [top, sum, factor] = state.each_mut().map(|values| &mut values[at..at + order.width()]);
             let state = [top, sum, &mut *factor];
@@ -123,7 +123,7 @@ fn block(
     for (i, (top, sum)) in top.iter().zip(sum).take(queries.len()).enumerate() {
         // SAFETY: as above.
         let lse = unsafe { lse.slice((b * s + queries.start + i) * heads + h, 1) };
-        lse[0] = top + sum.log2();
+        lse[0] = top + sum.ln();
     }
 }
 
@@ -197,12 +197,12 @@ fn seen<const FMA: bool, const W: usize>(
     let largest = largest(&hidden, rows, top);
     let mut sums = [0.0; W];
     for l in 0..W {
-        factor[l] = exp2::<FMA>(top[l] - largest[l]);
+        factor[l] = exp::<FMA>(top[l] - largest[l]);
         sums[l] = sum[l] * factor[l];
     }
     for (j, row) in rows.iter_mut().enumerate() {
         for l in 0..W {
-            row[l] = exp2::<FMA>(row[l] - largest[l]);
+            row[l] = exp::<FMA>(row[l] - largest[l]);
         }
         row[..hidden(j)].fill(0.0);
         for l in 0..W {
@@ -213,7 +213,7 @@ fn seen<const FMA: bool, const W: usize>(
 }
 
 dispatched! {
-    /// Scores of powers of two, `(keys, width)`, to these relative to the running maximum of each column. With `masked`, the first key and
+    /// Scores, `(keys, width)`, to exponentials relative to the running maximum of each column. With `masked`, the first key and
     /// the first query, later keys count nothing.
     pub fn softmax(width: usize, masked: Option<(usize, usize)>, scores: &mut [f32], top: &mut [f32], sum: &mut [f32], factor: &mut [f32]) = softmax_inner;
 }

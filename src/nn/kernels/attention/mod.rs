@@ -51,11 +51,6 @@ impl Shape {
         (1.0 / (self.d as f64).sqrt()) as f32
     }
 
-    /// By which scores are those of powers of two: `e^x = 2^(x log2 e)`.
-    fn binary_scale(&self) -> f32 {
-        (std::f64::consts::LOG2_E / (self.d as f64).sqrt()) as f32
-    }
-
     /// The rows of one head of one sample, from row `from` on, of an operand with `len` rows.
     fn head<'a>(&self, x: &'a [f32], (b, h): (usize, usize), len: usize, from: usize) -> View<'a> {
         View::new(&x[(b * len + from) * self.apart + h * self.d..], self.apart, 1)

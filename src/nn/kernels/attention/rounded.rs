@@ -2,7 +2,7 @@
 
 use super::forward::largest;
 use crate::nn::kernels::gemm::amx::Line;
-use crate::nn::kernels::math::exp2;
+use crate::nn::kernels::math::exp;
 use crate::nn::kernels::simd::dispatched;
 use crate::nn::kernels::values::rounded;
 
@@ -42,7 +42,7 @@ fn columns<const FMA: bool, const W: usize>(
     let largest = largest::<W>(hidden, rows, top);
     let mut sums = [0.0; W];
     for l in 0..W {
-        factor[l] = exp2::<FMA>(top[l] - largest[l]);
+        factor[l] = exp::<FMA>(top[l] - largest[l]);
         sums[l] = sum[l] * factor[l];
     }
     let panel = rows.len().div_ceil(CHUNK) * SIDE;
@@ -55,7 +55,7 @@ fn columns<const FMA: bool, const W: usize>(
                 let scores = rows.get(row).unwrap_or(&none);
                 let mut p = [0.0; W];
                 for l in 0..W {
-                    p[l] = exp2::<FMA>(scores[l] - largest[l]);
+                    p[l] = exp::<FMA>(scores[l] - largest[l]);
                 }
                 p[..if row < rows.len() { hidden(row) } else { W }].fill(0.0);
                 for l in 0..W {
