@@ -151,6 +151,12 @@ impl StableDiffusion {
         self.unet_config.sample_size.unwrap_or(64)
     }
 
+    /// Rows and columns of the latents that are asked for.
+    fn latents_of(&self, options: &SampleOptions) -> (usize, usize) {
+        let side = self.latent_size();
+        options.size.unwrap_or((side, side))
+    }
+
     /// One latent for each seed: row i depends on its own prompt, negative prompt and seed alone, to the last bit.
     ///
     /// # Shape
@@ -171,8 +177,7 @@ impl StableDiffusion {
                 seeds.len()
             )));
         }
-        let side = self.latent_size();
-        let (height, width) = options.size.unwrap_or((side, side));
+        let (height, width) = self.latents_of(options);
         let share = self.share(height * width);
         // fewer at a time where there are threads for more shares: a picture does not depend on those beside it
         let at_once = match self.device().is_cpu() && share == SHARE {
@@ -198,8 +203,7 @@ impl StableDiffusion {
         negatives: &[S],
         seeds: &[u64],
     ) -> Result<Tensor> {
-        let side = self.latent_size();
-        let (height, width) = options.size.unwrap_or((side, side));
+        let (height, width) = self.latents_of(options);
         let shape = [1, self.unet_config.in_channels, height, width];
         let mut streams: Vec<Generator> = seeds.iter().map(|seed| Generator::new(*seed)).collect();
         let mut draw = |_: &[usize]| -> Result<Tensor> {

@@ -175,9 +175,9 @@ pub(super) fn forward(
             maps.chunks_exact_mut(pixels).zip(bias).for_each(|(map, bias)| map.fill(*bias));
         }
     };
+    let onto = if bias.is_some() { Onto::Before } else { Onto::Nothing };
     let samples = x.chunks_exact(g.in_sample());
     if g.batch < SAMPLES {
-        let onto = if bias.is_some() { Onto::Before } else { Onto::Nothing };
         for (input, maps) in samples.zip(y.chunks_exact_mut(g.outputs * pixels)) {
             biased(maps);
             if needs_columns(g) && taps * pixels > LARGE {
@@ -208,7 +208,6 @@ pub(super) fn forward(
         unsafe {
             match kept {
                 Some(kept) => {
-                    let onto = if bias.is_some() { Onto::Before } else { Onto::Nothing };
                     kept.multiply_each(pixels, count, |i| (columns(i), dst.wrapping_add(i * size)), pixels, onto);
                 }
                 None => product((g.outputs, pixels, taps), dst, pixels, bias.is_some(), w, columns(0), 1.0),
